@@ -1,0 +1,72 @@
+// Continuous batching: one queue per layer; whenever the engine can take a batch, the policy picks what to run.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/engine.h"
+#include "server/job.h"
+
+namespace expertd {
+
+struct SchedulerOptions {
+  std::int64_t max_batch_rows = 4096;         // a larger request runs as several batches and is answered once
+  std::chrono::microseconds batch_window{0};  // how long a batch may wait for company
+};
+
+// Where the scheduler reads the time; tests substitute it.
+class TimeSource {
+ public:
+  virtual ~TimeSource() = default;
+  virtual Clock::time_point Now() const { return Clock::now(); }
+};
+
+// Told about every batch and drop; called outside locks from scheduler threads, must not block.
+class SchedulerObserver {
+ public:
+  virtual ~SchedulerObserver() = default;
+  virtual void BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests, const StageTimes& stages) {}
+  virtual void Dropped(const Layer& layer, const absl::Status& reason) {}
+};
+
+struct QueueStats {
+  std::string layer;  // "<model>/<layer>"
+  std::int64_t rows = 0;
+  double oldest_age_seconds = 0;
+};
+
+// Self-synchronised. Owns engine.info().concurrency threads, each of which runs one batch at a time: a request makes
+// one thread hop, from the transport to there, and is completed there.
+class Scheduler {
+ public:
+  using JobId = std::uint64_t;
+
+  // All references must outlive the scheduler.
+  Scheduler(Engine& engine, Admission& admission, const SchedulerOptions& options, const TimeSource& time,
+            SchedulerObserver& observer);
+  // Completes what is queued with UNAVAILABLE and joins the threads.
+  ~Scheduler();
+
+  // Takes the job. Its `done` is called exactly once, possibly before Submit returns (draining: UNAVAILABLE). The id is
+  // for Cancel.
+  JobId Submit(std::unique_ptr<Job> job);
+
+  // Queued: completed with CANCELLED before the next batch forms. Running: its result is discarded and it is completed
+  // with CANCELLED when the batch ends. Unknown or finished: nothing happens.
+  void Cancel(JobId id);
+
+  // Takes no more work from now on (UNAVAILABLE) and blocks until everything accepted was completed, or `deadline`.
+  // False: not all done in time.
+  bool Drain(Clock::time_point deadline);
+
+  std::vector<QueueStats> Stats() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace expertd
