@@ -35,6 +35,9 @@ function(expertd_library name)
 endfunction()
 
 # expertd_test(<name> SOURCES ... LIBS ... [LABELS ...] [TIMEOUT s] [ARGS ...]): a GoogleTest program, registered with ctest.
+# Labels with a meaning: `tsan` (threads of ours and no gRPC: runs under ThreadSanitizer too, target tsan_tests), `no-sanitizer`
+# (measures memory or time, or starts processes so often that a sanitizer build cannot), `long` (only with tests/run.sh --long).
+add_custom_target(tsan_tests)
 function(expertd_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS;ARGS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -45,6 +48,9 @@ function(expertd_test name)
     set(ARG_TIMEOUT 300)
   endif()
   add_test(NAME ${name} COMMAND ${name} ${ARG_ARGS})
+  if("tsan" IN_LIST ARG_LABELS)
+    add_dependencies(tsan_tests ${name})
+  endif()
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
