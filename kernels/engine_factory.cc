@@ -1,0 +1,31 @@
+#include "kernels/engine_factory.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "kernels/cpu/cpu_engine.h"
+
+namespace expertd {
+namespace {
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeCpu(const EngineOptions& options) {
+  CpuEngineOptions cpu;
+  cpu.threads = options.threads;
+  if (options.max_batch_rows != 0) cpu.max_batch_rows = options.max_batch_rows;
+  if (options.row_buffer_bytes != 0) cpu.row_buffer_bytes = options.row_buffer_bytes;
+  return MakeCpuEngine(cpu);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, const EngineOptions& options) {
+  if (device == "cpu") return MakeCpu(options);
+  absl::string_view index_text = device;
+  int index = 0;
+  if (absl::ConsumePrefix(&index_text, "cuda:") && absl::SimpleAtoi(index_text, &index) && index >= 0) {
+    return absl::UnavailableError(absl::StrFormat("device: %s: this expertd was built without CUDA", device));
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("device: '%s' is neither cpu nor cuda:<index>", device));
+}
+
+}  // namespace expertd
