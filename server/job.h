@@ -14,9 +14,10 @@ namespace expertd {
 
 using Clock = std::chrono::steady_clock;
 
-// What a job's completion tells about the batch it ran in. Seconds.
+// What a job's completion tells about the batch it ran in. A job whose rows ran in several batches has the sum of their
+// stages, and the size of the largest. Seconds.
 struct BatchReport {
-  double queue = 0;  // from submission to the start of its batch
+  double queue = 0;  // from submission to the start of its batch, and between its batches
   StageTimes stages;
   std::int64_t rows = 0;      // of the whole batch
   std::int64_t requests = 0;  // in the batch

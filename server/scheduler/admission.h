@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/base/mutex.h"
+#include "server/scheduler/service_time.h"
 
 namespace expertd {
 
@@ -23,6 +24,9 @@ class Ticket {
 
  private:
   friend class Admission;
+  Ticket(std::shared_ptr<Admission> admission, std::int64_t rows, std::int64_t bytes);
+  void Reset();
+
   std::shared_ptr<Admission> admission_;
   std::int64_t rows_ = 0;
   std::int64_t bytes_ = 0;
@@ -38,25 +42,35 @@ class Admission : public std::enable_shared_from_this<Admission> {
  public:
   explicit Admission(const AdmissionLimits& limits) : limits_(limits) {}
 
-  // Decides at once. ResourceExhausted with a retry hint (server/status.h): the budget is full, or the expected wait
-  // (rows ahead x measured time per row) passes `deadline`. DeadlineExceeded: `deadline` is not after `now`.
+  // Decides at once, for `rows` >= 0 and `bytes` >= 0:
+  //   InvalidArgument    more than the whole budget: it would never fit
+  //   DeadlineExceeded   `deadline` is not after `now`
+  //   ResourceExhausted  with a retry hint (server/status.h): the budget is in use, or the work that already waits is
+  //                      expected to take until past `deadline`
   absl::StatusOr<Ticket> Admit(std::int64_t rows, std::int64_t bytes, std::chrono::steady_clock::time_point now,
                                std::chrono::steady_clock::time_point deadline);
 
-  // The engine ran `rows` rows in `seconds`: feeds the estimate of the wait (exponentially weighted).
+  // From the scheduler: the engine was busy for `seconds` with a batch of `rows` rows; what waits or runs now.
   void ObserveBatch(std::int64_t rows, double seconds);
+  void ObserveBacklog(const Backlog& backlog);
+
+  // How long what waits and runs now is expected to take.
+  std::chrono::microseconds ExpectedWait() const;
 
   std::int64_t rows_in_flight() const;
+  std::int64_t bytes_in_flight() const;
 
  private:
   friend class Ticket;
   void Return(std::int64_t rows, std::int64_t bytes);
+  std::chrono::microseconds ExpectedWaitLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const AdmissionLimits limits_;
   mutable Mutex mutex_;
   std::int64_t rows_ ABSL_GUARDED_BY(mutex_) = 0;
   std::int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
-  double seconds_per_row_ ABSL_GUARDED_BY(mutex_) = 0;
+  ServiceTime service_time_ ABSL_GUARDED_BY(mutex_);
+  Backlog backlog_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace expertd

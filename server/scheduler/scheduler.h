@@ -1,6 +1,7 @@
 // Continuous batching: one queue per layer; whenever the engine can take a batch, the policy picks what to run.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,8 +14,13 @@
 namespace expertd {
 
 struct SchedulerOptions {
-  std::int64_t max_batch_rows = 4096;         // a larger request runs as several batches and is answered once
+  // Of one batch; the engine's own limit, where that is lower. A larger request runs as several batches and is answered
+  // once, and so may be the last request of a batch that it would overfill.
+  std::int64_t max_batch_rows = 4096;
   std::chrono::microseconds batch_window{0};  // how long a batch may wait for company
+  // A waiting request gains a priority class per step, so that a flood of priority 9 delays priority 0 by ten steps at
+  // most. > 0.
+  std::chrono::microseconds ageing_step{500'000};
 };
 
 // Where the scheduler reads the time; tests substitute it.
@@ -24,12 +30,16 @@ class TimeSource {
   virtual Clock::time_point Now() const { return Clock::now(); }
 };
 
-// Told about every batch and drop; called outside locks from scheduler threads, must not block.
+// Told about every batch and every request that ends without an answer; called outside locks, from scheduler threads or
+// from within Submit and Cancel; must not block.
 class SchedulerObserver {
  public:
   virtual ~SchedulerObserver() = default;
   virtual void BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests, const StageTimes& stages) {}
   virtual void Dropped(const Layer& layer, const absl::Status& reason) {}
+  // Once: the engine answered Internal and will not recover. Everything in flight is completed with that status, later
+  // submissions with UNAVAILABLE.
+  virtual void EngineLost(const absl::Status& reason) {}
 };
 
 struct QueueStats {
@@ -47,21 +57,22 @@ class Scheduler {
   // All references must outlive the scheduler.
   Scheduler(Engine& engine, Admission& admission, const SchedulerOptions& options, const TimeSource& time,
             SchedulerObserver& observer);
-  // Completes what is queued with UNAVAILABLE and joins the threads.
+  // Completes what is queued with UNAVAILABLE, lets running batches end and joins the threads.
   ~Scheduler();
 
   // Takes the job. Its `done` is called exactly once, possibly before Submit returns (draining: UNAVAILABLE). The id is
   // for Cancel.
   JobId Submit(std::unique_ptr<Job> job);
 
-  // Queued: completed with CANCELLED before the next batch forms. Running: its result is discarded and it is completed
-  // with CANCELLED when the batch ends. Unknown or finished: nothing happens.
+  // Queued: completed with CANCELLED before Cancel returns. Running: its result is discarded and it is completed with
+  // CANCELLED when the batch ends. Unknown or finished: nothing happens.
   void Cancel(JobId id);
 
-  // Takes no more work from now on (UNAVAILABLE) and blocks until everything accepted was completed, or `deadline`.
-  // False: not all done in time.
+  // Takes no more work from now on (UNAVAILABLE) and blocks until `done` has returned for everything accepted, or
+  // `deadline`. False: not all done in time.
   bool Drain(Clock::time_point deadline);
 
+  // Only the layers for which requests wait, in no particular order.
   std::vector<QueueStats> Stats() const;
 
  private:

@@ -1,0 +1,126 @@
+#include "server/scheduler/admission.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "server/status.h"
+
+namespace expertd {
+namespace {
+
+using std::chrono::microseconds;
+
+// Hints stay between "not at once" and "soon enough to notice that the load is gone".
+constexpr microseconds kMinRetry = std::chrono::milliseconds(1);
+constexpr microseconds kMaxRetry = std::chrono::seconds(10);
+
+microseconds RetryHint(microseconds expected) { return std::clamp(expected, kMinRetry, kMaxRetry); }
+
+// One of the budgets that a request draws on.
+struct Budget {
+  const char* field;
+  std::int64_t wanted;
+  std::int64_t in_use;
+  std::int64_t limit;
+};
+
+absl::Status CheckBudget(const Budget& budget, microseconds expected_wait) {
+  if (budget.wanted > budget.limit) {
+    return absl::InvalidArgumentError(absl::StrCat(budget.field, ": ", budget.wanted, " are more than the ",
+                                                   budget.limit, " that this server holds at any time"));
+  }
+  if (budget.wanted > budget.limit - budget.in_use) {
+    return RetryLater(absl::StrCat(budget.field, ": ", budget.wanted, " do not fit beside the ", budget.in_use,
+                                   " in flight (limit ", budget.limit, ")"),
+                      RetryHint(expected_wait));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Ticket::Ticket(std::shared_ptr<Admission> admission, std::int64_t rows, std::int64_t bytes)
+    : admission_(std::move(admission)), rows_(rows), bytes_(bytes) {}
+
+Ticket::Ticket(Ticket&& other) noexcept
+    : admission_(std::move(other.admission_)), rows_(other.rows_), bytes_(other.bytes_) {}
+
+Ticket& Ticket::operator=(Ticket&& other) noexcept {
+  if (this != &other) {
+    Reset();
+    admission_ = std::move(other.admission_);
+    rows_ = other.rows_;
+    bytes_ = other.bytes_;
+  }
+  return *this;
+}
+
+Ticket::~Ticket() { Reset(); }
+
+void Ticket::Reset() {
+  if (admission_ != nullptr) std::exchange(admission_, nullptr)->Return(rows_, bytes_);
+}
+
+absl::StatusOr<Ticket> Admission::Admit(std::int64_t rows, std::int64_t bytes,
+                                        std::chrono::steady_clock::time_point now,
+                                        std::chrono::steady_clock::time_point deadline) {
+  if (deadline <= now) {
+    const auto late = std::chrono::duration_cast<microseconds>(now - deadline);
+    return absl::DeadlineExceededError(absl::StrCat("deadline: passed ", late.count(), " us before the request came"));
+  }
+  MutexLock lock(mutex_);
+  const microseconds wait = ExpectedWaitLocked();
+  for (const Budget& budget :
+       {Budget{"rows", rows, rows_, limits_.max_rows}, Budget{"bytes", bytes, bytes_, limits_.max_bytes}}) {
+    if (absl::Status fits = CheckBudget(budget, wait); !fits.ok()) return fits;
+  }
+  const auto left = std::chrono::duration_cast<microseconds>(deadline - now);
+  if (wait > left) {
+    return RetryLater(absl::StrCat("deadline: ", left.count(), " us away, and ", backlog_.rows,
+                                   " rows that wait before take about ", wait.count(), " us"),
+                      RetryHint(wait - left));
+  }
+  rows_ += rows;
+  bytes_ += bytes;
+  return Ticket(shared_from_this(), rows, bytes);
+}
+
+void Admission::ObserveBatch(std::int64_t rows, double seconds) {
+  MutexLock lock(mutex_);
+  service_time_.Observe(rows, seconds);
+}
+
+void Admission::ObserveBacklog(const Backlog& backlog) {
+  MutexLock lock(mutex_);
+  backlog_ = backlog;
+}
+
+microseconds Admission::ExpectedWait() const {
+  MutexLock lock(mutex_);
+  return ExpectedWaitLocked();
+}
+
+microseconds Admission::ExpectedWaitLocked() const {
+  return microseconds(static_cast<std::int64_t>(service_time_.Expect(backlog_) * 1e6));
+}
+
+std::int64_t Admission::rows_in_flight() const {
+  MutexLock lock(mutex_);
+  return rows_;
+}
+
+std::int64_t Admission::bytes_in_flight() const {
+  MutexLock lock(mutex_);
+  return bytes_;
+}
+
+void Admission::Return(std::int64_t rows, std::int64_t bytes) {
+  MutexLock lock(mutex_);
+  rows_ -= rows;
+  bytes_ -= bytes;
+}
+
+}  // namespace expertd

@@ -1,0 +1,126 @@
+#include "server/scheduler/job_book.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace expertd {
+namespace {
+
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::int64_t Microseconds(Clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+}
+
+absl::Status Expired(const Waiting& request, Clock::time_point now) {
+  return absl::DeadlineExceededError(absl::StrCat("deadline: passed ", Microseconds(now - request.deadline),
+                                                  " us before a batch formed, after ",
+                                                  Microseconds(now - request.arrival), " us in the queue"));
+}
+
+}  // namespace
+
+std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now,
+                                    std::chrono::microseconds ageing_step) {
+  auto entry = std::make_unique<JobEntry>();
+  entry->band = UrgencyBand(job->priority, now, ageing_step);
+  entry->arrival = entry->idle_since = now;
+  entry->deadline = job->deadline;
+  entry->rows = job->rows;
+  entry->job = std::move(job);
+  return entry;
+}
+
+std::uint64_t JobBook::Add(std::unique_ptr<JobEntry> entry) {
+  entry->id = ++last_id_;
+  Enqueue(*entry);
+  entries_.emplace(last_id_, std::move(entry));
+  return last_id_;
+}
+
+RunningBatch JobBook::Begin(const BatchDecision& decision, Clock::time_point now, FinishedJobs& finished) {
+  for (Waiting* request : decision.expired) {
+    Drop(static_cast<JobEntry&>(*request), Expired(*request, now), finished);
+  }
+  RunningBatch batch{.start = now};
+  for (const Pick& pick : decision.batch) {
+    JobEntry& entry = static_cast<JobEntry&>(*pick.request);
+    batch.layer = entry.job->layer;
+    batch.entries.push_back(&entry);
+    batch.pieces.push_back({.job = entry.job.get(), .first_row = entry.job->rows - entry.rows, .rows = pick.rows});
+    batch.rows += pick.rows;
+    if (entry.running++ == 0) entry.report.queue += Seconds(now - entry.idle_since);
+    Dequeue(entry, pick.rows);
+  }
+  backlog_.rows += batch.rows;
+  backlog_.batches += batch.pieces.empty() ? 0 : 1;
+  return batch;
+}
+
+void JobBook::End(const RunningBatch& batch, Clock::time_point now, FinishedJobs& finished) {
+  backlog_.rows -= batch.rows;
+  backlog_.batches -= 1;
+  for (std::size_t i = 0; i < batch.pieces.size(); ++i) {
+    const Piece& piece = batch.pieces[i];
+    JobEntry& entry = *batch.entries[i];
+    entry.report.stages = entry.report.stages + piece.stages;
+    entry.report.rows = std::max(entry.report.rows, piece.batch_rows);
+    entry.report.requests = std::max(entry.report.requests, piece.batch_requests);
+    if (--entry.running == 0) entry.idle_since = now;
+    if (piece.status.ok()) {
+      FinishIfDone(entry, finished);
+    } else {
+      Drop(entry, piece.status, finished);
+    }
+  }
+}
+
+void JobBook::Drop(std::uint64_t id, const absl::Status& reason, FinishedJobs& finished) {
+  if (const auto it = entries_.find(id); it != entries_.end()) Drop(*it->second, reason, finished);
+}
+
+void JobBook::DropWaiting(const absl::Status& reason, FinishedJobs& finished) {
+  std::vector<JobEntry*> waiting;
+  for (const auto& [id, entry] : entries_) {
+    if (entry->rows > 0) waiting.push_back(entry.get());
+  }
+  for (JobEntry* entry : waiting) Drop(*entry, reason, finished);
+}
+
+void JobBook::Enqueue(JobEntry& entry) {
+  LayerQueue& queue = queues_[entry.job->layer.get()];
+  backlog_.batches -= BatchesOf(queue);
+  queue.Add(entry);
+  backlog_.batches += BatchesOf(queue);
+  backlog_.rows += entry.rows;
+}
+
+void JobBook::Dequeue(JobEntry& entry, std::int64_t rows) {
+  const auto it = queues_.find(entry.job->layer.get());
+  LayerQueue& queue = it->second;
+  backlog_.batches -= BatchesOf(queue);
+  queue.Take(entry, rows);
+  backlog_.batches += BatchesOf(queue);
+  backlog_.rows -= rows;
+  if (queue.empty()) queues_.erase(it);
+}
+
+std::int64_t JobBook::BatchesOf(const LayerQueue& queue) const {
+  return (queue.rows() + max_batch_rows_ - 1) / max_batch_rows_;
+}
+
+void JobBook::Drop(JobEntry& entry, const absl::Status& reason, FinishedJobs& finished) {
+  if (entry.status.ok()) entry.status = reason;
+  if (entry.rows > 0) Dequeue(entry, entry.rows);
+  FinishIfDone(entry, finished);
+}
+
+void JobBook::FinishIfDone(JobEntry& entry, FinishedJobs& finished) {
+  if (entry.rows > 0 || entry.running > 0) return;
+  finished.push_back({.job = std::move(entry.job), .status = std::move(entry.status), .report = entry.report});
+  entries_.erase(entry.id);
+}
+
+}  // namespace expertd

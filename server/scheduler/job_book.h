@@ -1,0 +1,86 @@
+// The scheduler's books: which jobs wait, which run, and which are done. No threads, no locks, no clock: the scheduler
+// calls it under its mutex and hands the finished jobs to their callers outside.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "server/job.h"
+#include "server/scheduler/batch_runner.h"
+#include "server/scheduler/layer_queue.h"
+#include "server/scheduler/policy.h"
+#include "server/scheduler/service_time.h"
+
+namespace expertd {
+
+// A job between Submit and its completion. While `rows` > 0 it waits in its layer's queue, while `running` > 0 batches
+// hold some of its rows; when both are zero it is done.
+struct JobEntry : Waiting {
+  std::unique_ptr<Job> job;
+  int running = 0;
+  Clock::time_point idle_since;  // when it last came to have no row running
+  absl::Status status;           // the first failure
+  BatchReport report;
+};
+
+// Allocated and filled outside the scheduler's lock; JobBook::Add gives it its id.
+std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now,
+                                    std::chrono::microseconds ageing_step);
+
+// A job that is out of the books.
+struct FinishedJob {
+  std::unique_ptr<Job> job;
+  absl::Status status;
+  BatchReport report;
+};
+using FinishedJobs = std::vector<FinishedJob>;
+
+// Rows on their way through the engine; entries[i] belongs to pieces[i].
+struct RunningBatch {
+  LayerPtr layer;
+  std::vector<JobEntry*> entries;
+  std::vector<Piece> pieces;
+  std::int64_t rows = 0;
+  Clock::time_point start;
+};
+
+class JobBook {
+ public:
+  explicit JobBook(std::int64_t max_batch_rows) : max_batch_rows_(max_batch_rows) {}
+
+  // Puts the job into its layer's queue and returns its id.
+  std::uint64_t Add(std::unique_ptr<JobEntry> entry);
+
+  // Carries out what the policy decided: drops the expired, and moves the picked rows from the queue into a batch.
+  RunningBatch Begin(const BatchDecision& decision, Clock::time_point now, FinishedJobs& finished);
+  // Books the results of the pieces. Jobs whose last rows these were are done, as are those that failed; their waiting
+  // rows are not run.
+  void End(const RunningBatch& batch, Clock::time_point now, FinishedJobs& finished);
+
+  // Ends a job without an answer: at once, or when the last batch that holds rows of it ends. Unknown: does nothing.
+  void Drop(std::uint64_t id, const absl::Status& reason, FinishedJobs& finished);
+  // The same for every job that waits.
+  void DropWaiting(const absl::Status& reason, FinishedJobs& finished);
+
+  const LayerQueues& queues() const { return queues_; }
+  // What waits and what runs.
+  const Backlog& backlog() const { return backlog_; }
+
+ private:
+  void Enqueue(JobEntry& entry);
+  void Dequeue(JobEntry& entry, std::int64_t rows);
+  std::int64_t BatchesOf(const LayerQueue& queue) const;
+  void Drop(JobEntry& entry, const absl::Status& reason, FinishedJobs& finished);
+  void FinishIfDone(JobEntry& entry, FinishedJobs& finished);
+
+  const std::int64_t max_batch_rows_;
+  std::uint64_t last_id_ = 0;
+  LayerQueues queues_;
+  absl::flat_hash_map<std::uint64_t, std::unique_ptr<JobEntry>> entries_;
+  Backlog backlog_;
+};
+
+}  // namespace expertd

@@ -1,0 +1,257 @@
+#include "server/scheduler/scheduler.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/mutex.h"
+#include "server/scheduler/batch_runner.h"
+#include "server/scheduler/job_book.h"
+#include "server/scheduler/policy.h"
+#include "server/status.h"
+
+namespace expertd {
+namespace {
+
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+BatchLimits LimitsOf(const SchedulerOptions& options, const EngineInfo& info) {
+  const std::int64_t engine_rows = info.max_batch_rows > 0 ? info.max_batch_rows : options.max_batch_rows;
+  return {.max_rows = std::max<std::int64_t>(1, std::min(options.max_batch_rows, engine_rows)),
+          .window = options.batch_window};
+}
+
+}  // namespace
+
+class Scheduler::Impl {
+ public:
+  Impl(Engine& engine, Admission& admission, const SchedulerOptions& options, const TimeSource& time,
+       SchedulerObserver& observer);
+  ~Impl();
+
+  JobId Submit(std::unique_ptr<Job> job);
+  void Cancel(JobId id);
+  bool Drain(Clock::time_point deadline);
+  std::vector<QueueStats> Stats() const;
+
+ private:
+  // What a thread does between two looks at the queues.
+  struct Turn {
+    FinishedJobs expired;
+    RunningBatch batch;
+  };
+
+  void RunTurns();
+  // Blocks until there is something to do; false when the scheduler is being destroyed.
+  bool NextTurn(Turn& turn);
+  void Run(RunningBatch& batch);
+  void LoseEngine(const absl::Status& reason);
+  void PublishBacklog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { admission_.ObserveBacklog(book_.backlog()); }
+  // Hands jobs to their callers.
+  void Deliver(FinishedJobs& finished) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Set at construction.
+  Engine& engine_;
+  Admission& admission_;
+  const TimeSource& time_;
+  SchedulerObserver& observer_;
+  const BatchLimits limits_;
+  const std::chrono::microseconds ageing_step_;
+
+  mutable Mutex mutex_;  // taken before the admission's
+  CondVar work_;         // something waits, or stop_
+  CondVar delivered_;    // undelivered_ became 0
+  JobBook book_ ABSL_GUARDED_BY(mutex_);
+  int idle_ ABSL_GUARDED_BY(mutex_) = 0;                  // threads that wait for work_
+  std::int64_t undelivered_ ABSL_GUARDED_BY(mutex_) = 0;  // jobs taken whose `done` has not returned
+  Clock::time_point last_batch_end_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::min();
+  absl::Status refusal_ ABSL_GUARDED_BY(mutex_);  // for whatever is submitted from now on; ok: none
+  bool engine_lost_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+
+  std::vector<std::thread> threads_;  // set at construction; last, because they use all of the above
+};
+
+Scheduler::Impl::Impl(Engine& engine, Admission& admission, const SchedulerOptions& options, const TimeSource& time,
+                      SchedulerObserver& observer)
+    : engine_(engine),
+      admission_(admission),
+      time_(time),
+      observer_(observer),
+      limits_(LimitsOf(options, engine.info())),
+      ageing_step_(std::max(options.ageing_step, std::chrono::microseconds(1))),
+      book_(limits_.max_rows) {
+  for (int i = 0; i < std::max(1, engine.info().concurrency); ++i) threads_.emplace_back([this] { RunTurns(); });
+}
+
+Scheduler::Impl::~Impl() {
+  FinishedJobs dropped;
+  {
+    MutexLock lock(mutex_);
+    stop_ = true;
+    refusal_ = absl::UnavailableError("the server is shutting down");
+    book_.DropWaiting(refusal_, dropped);
+    PublishBacklog();
+  }
+  work_.NotifyAll();
+  Deliver(dropped);
+  for (std::thread& thread : threads_) thread.join();
+}
+
+Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
+  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), time_.Now(), ageing_step_);
+  FinishedJobs refused;
+  JobId id = 0;  // never given to a job: a refused one cannot be cancelled
+  bool wake = false;
+  {
+    MutexLock lock(mutex_);
+    ++undelivered_;
+    if (refusal_.ok()) {
+      id = book_.Add(std::move(entry));
+      PublishBacklog();
+      wake = idle_ > 0;
+    } else {
+      refused.push_back({.job = std::move(entry->job), .status = refusal_});
+    }
+  }
+  if (wake) work_.NotifyOne();
+  Deliver(refused);
+  return id;
+}
+
+void Scheduler::Impl::Cancel(JobId id) {
+  FinishedJobs dropped;
+  {
+    MutexLock lock(mutex_);
+    book_.Drop(id, absl::CancelledError("cancelled by the caller"), dropped);
+    PublishBacklog();
+  }
+  Deliver(dropped);
+}
+
+bool Scheduler::Impl::Drain(Clock::time_point deadline) {
+  MutexLock lock(mutex_);
+  if (refusal_.ok()) refusal_ = absl::UnavailableError("the server is draining and takes no new requests");
+  while (undelivered_ > 0) {
+    const Clock::time_point now = time_.Now();
+    if (now >= deadline) return false;
+    delivered_.WaitUntil(mutex_, deadline == Clock::time_point::max() ? deadline : Clock::now() + (deadline - now));
+  }
+  return true;
+}
+
+std::vector<QueueStats> Scheduler::Impl::Stats() const {
+  std::vector<QueueStats> stats;
+  const Clock::time_point now = time_.Now();
+  MutexLock lock(mutex_);
+  for (const auto& [layer, queue] : book_.queues()) {
+    stats.push_back({.layer = layer->spec().Name(),
+                     .rows = queue.rows(),
+                     .oldest_age_seconds = Seconds(now - queue.oldest().arrival)});
+  }
+  return stats;
+}
+
+void Scheduler::Impl::RunTurns() {
+  while (true) {
+    Turn turn;  // of this turn only: an idle thread must not keep the last layer alive
+    if (!NextTurn(turn)) return;
+    Deliver(turn.expired);
+    if (!turn.batch.pieces.empty()) Run(turn.batch);
+  }
+}
+
+bool Scheduler::Impl::NextTurn(Turn& turn) {
+  bool wake_another = false;
+  {
+    MutexLock lock(mutex_);
+    while (true) {
+      if (stop_) return false;
+      const Clock::time_point now = time_.Now();
+      const BatchDecision decision = Decide(book_.queues(), limits_, now);
+      if (!decision.expired.empty() || !decision.batch.empty()) {
+        turn.batch = book_.Begin(decision, now, turn.expired);
+        PublishBacklog();
+        break;
+      }
+      ++idle_;
+      if (decision.look_again.has_value()) {
+        work_.WaitUntil(mutex_, Clock::now() + (*decision.look_again - now));
+      } else {
+        work_.Wait(mutex_);
+      }
+      --idle_;
+    }
+    wake_another = idle_ > 0 && !book_.queues().empty();
+  }
+  if (wake_another) work_.NotifyOne();
+  return true;
+}
+
+void Scheduler::Impl::Run(RunningBatch& batch) {
+  const Layer& layer = *batch.layer;
+  const absl::Status lost = RunBatch(engine_, layer, absl::MakeSpan(batch.pieces),
+                                     [&](std::int64_t rows, std::int64_t requests, const StageTimes& stages) {
+                                       observer_.BatchDone(layer, rows, requests, stages);
+                                     });
+  const Clock::time_point now = time_.Now();
+  bool all_ok = true;
+  for (Piece& piece : batch.pieces) {
+    all_ok = all_ok && piece.status.ok();
+    if (absl::IsResourceExhausted(piece.status)) {
+      piece.status = RetryLater(piece.status.message(), admission_.ExpectedWait());
+    }
+  }
+  FinishedJobs finished;
+  {
+    MutexLock lock(mutex_);
+    // Of two batches that overlapped, the later is charged from the end of the earlier: what a waiting request wants to
+    // know is how fast work goes away. Batches that were tried again tell nothing.
+    const Clock::time_point charged_from = std::max(batch.start, last_batch_end_);
+    last_batch_end_ = std::max(now, last_batch_end_);
+    if (all_ok) admission_.ObserveBatch(batch.rows, Seconds(last_batch_end_ - charged_from));
+    book_.End(batch, now, finished);
+    PublishBacklog();
+  }
+  if (!lost.ok()) LoseEngine(lost);
+  Deliver(finished);
+}
+
+void Scheduler::Impl::LoseEngine(const absl::Status& reason) {
+  FinishedJobs dropped;
+  {
+    MutexLock lock(mutex_);
+    if (std::exchange(engine_lost_, true)) return;
+    refusal_ = absl::UnavailableError(absl::StrCat("the engine is lost: ", reason.message()));
+    book_.DropWaiting(reason, dropped);
+    PublishBacklog();
+  }
+  observer_.EngineLost(reason);
+  Deliver(dropped);
+}
+
+void Scheduler::Impl::Deliver(FinishedJobs& finished) {
+  if (finished.empty()) return;
+  for (FinishedJob& job : finished) {
+    if (!job.status.ok()) observer_.Dropped(*job.job->layer, job.status);
+    const auto done = std::move(job.job->done);  // `done` may destroy the job
+    done(std::move(job.job), std::move(job.status), job.report);
+  }
+  MutexLock lock(mutex_);
+  undelivered_ -= static_cast<std::int64_t>(finished.size());
+  if (undelivered_ == 0) delivered_.NotifyAll();
+}
+
+Scheduler::Scheduler(Engine& engine, Admission& admission, const SchedulerOptions& options, const TimeSource& time,
+                     SchedulerObserver& observer)
+    : impl_(std::make_unique<Impl>(engine, admission, options, time, observer)) {}
+
+Scheduler::~Scheduler() = default;
+
+Scheduler::JobId Scheduler::Submit(std::unique_ptr<Job> job) { return impl_->Submit(std::move(job)); }
+void Scheduler::Cancel(JobId id) { impl_->Cancel(id); }
+bool Scheduler::Drain(Clock::time_point deadline) { return impl_->Drain(deadline); }
+std::vector<QueueStats> Scheduler::Stats() const { return impl_->Stats(); }
+
+}  // namespace expertd

@@ -1,0 +1,29 @@
+// How long the engine takes for a batch, learnt from the batches it ran.
+#pragma once
+
+#include <cstdint>
+
+namespace expertd {
+
+// Work that stands before the engine: so many batches with so many rows between them.
+struct Backlog {
+  std::int64_t batches = 0;
+  std::int64_t rows = 0;
+};
+
+// seconds(batch) = per_batch + per_row * rows, fitted by least squares over exponentially forgotten observations. Two
+// terms, because a batch costs what its weights cost to read, however few its rows are: an average per row, learnt
+// while traffic was light, would refuse the first burst that follows. While all batches were of one size the rows are
+// taken to be free, so the estimate errs towards accepting. Not synchronised.
+class ServiceTime {
+ public:
+  void Observe(std::int64_t rows, double seconds);
+  // Seconds that `backlog` takes; 0 until something was observed.
+  double Expect(const Backlog& backlog) const;
+
+ private:
+  // Weighted sums over the observations (x: rows, y: seconds).
+  double w_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0;
+};
+
+}  // namespace expertd
