@@ -1,0 +1,76 @@
+// A client of one expertd server: a few connections, unary calls, pipelined streams. Plain gRPC underneath; nothing is
+// retried unless the caller does it.
+#pragma once
+
+#include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/cpp/messages.h"
+#include "client/cpp/stream.h"
+#include "expertd/v1/expertd.pb.h"
+
+namespace expertd::client {
+
+struct ClientOptions {
+  std::string endpoint = "127.0.0.1:8470";  // whatever gRPC resolves: host:port, dns:///..., unix:...
+  // One gRPC channel is one TCP connection; large rows want several. Calls go round.
+  int connections = 1;
+  std::chrono::milliseconds connect_timeout{5000};
+  // Null: plaintext.
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+};
+
+// A call's deadline when none is wanted.
+inline constexpr std::chrono::microseconds kNoTimeout = std::chrono::microseconds::max();
+
+// Thread-safe. Calls in progress and streams keep what they need: the client may be destroyed before them.
+class Client {
+ public:
+  using Done = std::function<void(absl::StatusOr<Answer>)>;
+
+  // Blocks until every connection stands and the server has told its limits, which become the channels' message limits.
+  // Unavailable or DeadlineExceeded after connect_timeout; InvalidArgument: connections < 1.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
+
+  // As the server said when the client connected.
+  const v1::GetServerInfoResponse& info() const { return info_; }
+  int connections() const { return static_cast<int>(channels_.size()); }
+
+  // Blocks. The server's status otherwise.
+  absl::StatusOr<v1::ListLayersResponse> ListLayers() const;
+  // The standard health service: true for SERVING. `service` is "" (the server), "live" or "<model>/<layer>".
+  // NotFound: the server knows no such name.
+  absl::StatusOr<bool> IsServing(absl::string_view service = "") const;
+
+  // One unary call; blocks. The deadline is the call's: the server drops the request when it has passed.
+  absl::StatusOr<Answer> Forward(const Request& request, std::chrono::microseconds timeout = kNoTimeout) const;
+  // The same without blocking: `done` is called exactly once, from a thread of gRPC's; it must not block.
+  void ForwardAsync(const Request& request, std::chrono::microseconds timeout, Done done) const;
+
+  // A pipelined stream on the next connection. `max_in_flight` <= 0: what the server says it takes.
+  std::unique_ptr<Stream> OpenStream(int max_in_flight = 0) const;
+
+  // For generated stubs beside this library.
+  std::shared_ptr<grpc::Channel> channel(int index = 0) const { return channels_[static_cast<std::size_t>(index)]; }
+
+ private:
+  Client() = default;
+  const std::shared_ptr<grpc::Channel>& NextChannel() const;
+
+  v1::GetServerInfoResponse info_;
+  std::vector<std::shared_ptr<grpc::Channel>> channels_;
+  mutable std::atomic<unsigned> next_{0};
+};
+
+}  // namespace expertd::client

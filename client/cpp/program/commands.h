@@ -1,0 +1,26 @@
+// The subcommands of expertd-client. Each sets *exit_code when it has run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace expertd::client {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailed = 1;       // a request failed, or a check did
+inline constexpr int kExitUsage = 2;        // wrong flags or an unusable input file
+inline constexpr int kExitUnreachable = 3;  // no expertd answers at the endpoint
+
+void AddStatusCommand(CLI::App& app, int* exit_code);
+void AddForwardCommand(CLI::App& app, int* exit_code);
+void AddBenchCommand(CLI::App& app, int* exit_code);
+
+// --endpoint, and EXPERTD_ENDPOINT.
+void AddEndpointOption(CLI::App& command, std::string& endpoint);
+
+// Prints the status on one line of stderr and returns `exit_code`.
+int Complain(const absl::Status& status, int exit_code);
+
+}  // namespace expertd::client
