@@ -9,7 +9,7 @@
 // CUDA they are device pointers. Floating elements are bf16 or f32 as the dtype fields say; arithmetic is f32 at least
 // and rounds once. An expert id of -1 means "not held here": the slot is skipped by every op, and nothing is read or
 // written for it. Limits: E <= 4096, K <= 64, D <= 65536, F <= 262144, S < 2^31; InvalidArgument beyond, naming the
-// field. N = 0 does nothing.
+// field (kernels/ops_check.h). N = 0 writes only what does not depend on rows: zero counts and offsets.
 #pragma once
 
 #include <cstdint>
@@ -169,7 +169,7 @@ struct FusedDispatchPackArgs {
 // Per-expert products over ragged groups: out[r, :] = x[row(r), :] . w[e(r)]^T for the positions r of expert e.
 //   x        [*, in] dtype      gathered by `gather`, or position r itself when gather is null
 //   gather   [P] i32            x row of each position, or -1: the position is padding, nothing is written
-//   offsets  [E + 1] i32        positions of expert e are [offsets[e], offsets[e + 1]); read where the op runs
+//   offsets  [E + 1] i32        from 0; positions of expert e are [offsets[e], offsets[e + 1]); read where the op runs
 //   w        [E, out, in] dtype
 //   out      [P, out] dtype     f32 accumulation along `in` in one fixed order per shape
 struct MoeGroupedGemmArgs {
@@ -210,7 +210,7 @@ struct FusedMoeForwardArgs {
 // :].
 //   grad_out  [P, out] dtype
 //   x         [P, in] dtype
-//   offsets   [E + 1] i32           positions of expert e
+//   offsets   [E + 1] i32           as in MoeGroupedGemm
 //   grad_w    [E, out, in] w_dtype  f32, or bf16 rounded once; experts without positions get zeros
 struct MoeWeightGradArgs {
   std::int64_t positions = 0, e = 0, in = 0, out_features = 0;

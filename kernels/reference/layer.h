@@ -23,12 +23,17 @@ struct LayerResult {
   std::vector<double> output;          // [n, D]
   std::vector<std::int32_t> topk_ids;  // [n, K] as used
   std::vector<double> topk_weights;    // [n, K]
-  // Server-routed: by how much the choice score of the last chosen expert exceeds the best one not chosen, per row. A
-  // routing that differs from an engine's f32 one is a mismatch only where this margin is above f32 rounding.
+  // Server-routed: how clear the choice of each row is. The least distance between what was chosen (experts, groups,
+  // and the sparse mixer's masks) and what was not, relative to the size of the numbers that f32 rounds on the way. A
+  // routing that differs from an engine's f32 one is a mismatch only where the margin is above kRoutingTie.
   std::vector<double> choice_margin;  // [n]
 };
 
-// Nothing is rounded between the steps.
+// Some 16 roundings of f32.
+inline constexpr double kRoutingTie = 1e-6;
+
+// Nothing is rounded between the steps. Uses every core, and reads each expert that a row needs once. The shapes of
+// `rows` fit the source's valid spec.
 LayerResult RunLayer(const LayerSource& source, const LayerRows& rows);
 
 }  // namespace expertd::reference
