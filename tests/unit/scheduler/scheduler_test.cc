@@ -1,0 +1,424 @@
+#include "server/scheduler/scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "server/status.h"
+#include "tests/unit/scheduler/puppets.h"
+
+namespace expertd {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using ::testing::AnyOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+
+// One runner unless a test starts more.
+class SchedulerTest : public ::testing::Test {
+ protected:
+  ~SchedulerTest() override {
+    engine_->LetAllGo();
+    scheduler_.reset();
+  }
+
+  void Start(const SchedulerOptions& options = {}, int concurrency = 1) {
+    if (concurrency != 1) engine_ = std::make_unique<PuppetEngine>(concurrency);
+    scheduler_ = std::make_unique<Scheduler>(*engine_, *admission_, options, clock_, observer_);
+  }
+  Scheduler::JobId Submit(int tag, Callers::Wish wish = {}) {
+    if (wish.layer == nullptr) wish.layer = layer_;
+    return scheduler_->Submit(callers_.MakeJob(tag, std::move(wish)));
+  }
+  // Holds the engine with one job running, so that what is submitted next waits.
+  Scheduler::JobId Occupy(int tag) {
+    engine_->Hold();
+    const std::size_t before = engine_->batches().size();
+    const Scheduler::JobId id = Submit(tag, {.layer = other_});
+    engine_->AwaitRuns(before + 1);
+    return id;
+  }
+
+  LayerPtr layer_ = MakeLayer(1);
+  LayerPtr other_ = MakeLayer(2);
+  FakeClock clock_;
+  std::unique_ptr<PuppetEngine> engine_ = std::make_unique<PuppetEngine>();
+  std::shared_ptr<Admission> admission_ = std::make_shared<Admission>(AdmissionLimits{});
+  RecordingObserver observer_;
+  Callers callers_;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+TEST_F(SchedulerTest, AnIdleEngineRunsARequestAtOnce) {
+  Start();
+  Submit(1, {.rows = 3});
+  const Outcome outcome = callers_.Await(1);
+  EXPECT_TRUE(outcome.status.ok());
+  EXPECT_TRUE(outcome.output_right);
+  EXPECT_EQ(outcome.report.rows, 3);
+  EXPECT_EQ(outcome.report.requests, 1);
+  EXPECT_EQ(outcome.report.stages.route, 2);
+  EXPECT_EQ(observer_.rows, 3);
+  EXPECT_EQ(observer_.batches, 1);
+  EXPECT_EQ(observer_.dropped, 0);
+}
+
+TEST_F(SchedulerTest, WhatWaitsTogetherRunsTogether) {
+  Start();
+  Occupy(1);
+  Submit(2, {.rows = 2});
+  Submit(3, {.rows = 5});
+  clock_.Advance(milliseconds(3));
+  engine_->LetAllGo();
+  const Outcome outcome = callers_.Await(3);
+  EXPECT_EQ(outcome.report.rows, 7);
+  EXPECT_EQ(outcome.report.requests, 2);
+  EXPECT_DOUBLE_EQ(outcome.report.queue, 3e-3);
+  EXPECT_TRUE(callers_.Await(2).output_right);
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 1}}, RanBatch{{2, 0, 2}, {3, 0, 5}}));
+}
+
+TEST_F(SchedulerTest, ABatchEndsAtTheRowLimit) {
+  Start({.max_batch_rows = 4});
+  Occupy(1);
+  for (const int tag : {2, 3, 4}) Submit(tag, {.rows = 2});
+  engine_->LetAllGo();
+  callers_.Await(4);
+  EXPECT_THAT(engine_->batches(),
+              ElementsAre(RanBatch{{1, 0, 1}}, RanBatch{{2, 0, 2}, {3, 0, 2}}, RanBatch{{4, 0, 2}}));
+}
+
+TEST_F(SchedulerTest, TheEnginesRowLimitHoldsWhereItIsLower) {
+  engine_ = std::make_unique<PuppetEngine>(1, /*max_batch_rows=*/2);
+  Start({.max_batch_rows = 4});
+  Submit(1, {.rows = 3});
+  EXPECT_TRUE(callers_.Await(1).output_right);
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 2}}, RanBatch{{1, 2, 1}}));
+}
+
+TEST_F(SchedulerTest, ALargeRequestIsSplitAndAnsweredOnce) {
+  Start({.max_batch_rows = 4});
+  Occupy(1);
+  Submit(2, {.rows = 10});
+  Submit(3, {.rows = 1});
+  engine_->LetAllGo();
+  const Outcome outcome = callers_.Await(2);
+  EXPECT_TRUE(outcome.output_right);
+  EXPECT_EQ(outcome.report.stages.gemm, 9) << "the sum of its three batches";
+  EXPECT_EQ(outcome.report.rows, 4);
+  EXPECT_EQ(outcome.report.requests, 2);
+  EXPECT_TRUE(callers_.Await(3).output_right);
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 1}}, RanBatch{{2, 0, 4}}, RanBatch{{2, 4, 4}},
+                                              RanBatch{{2, 8, 2}, {3, 0, 1}}));
+}
+
+TEST_F(SchedulerTest, ALargeRequestIsJoinedOverConcurrentBatches) {
+  Start({.max_batch_rows = 4}, /*concurrency=*/3);
+  engine_->Hold();
+  Submit(1, {.rows = 10});
+  engine_->AwaitRuns(3);  // all its ranges at once
+  clock_.Advance(milliseconds(1));
+  engine_->LetAllGo();
+  const Outcome outcome = callers_.Await(1);
+  EXPECT_TRUE(outcome.output_right);
+  EXPECT_DOUBLE_EQ(outcome.report.queue, 0);
+  EXPECT_THAT(engine_->batches(), UnorderedElementsAre(RanBatch{{1, 0, 4}}, RanBatch{{1, 4, 4}}, RanBatch{{1, 8, 2}}));
+}
+
+TEST_F(SchedulerTest, AsManyBatchesRunAtOnceAsTheEngineTakes) {
+  Start({}, /*concurrency=*/2);
+  engine_->Hold();
+  Submit(1);
+  engine_->AwaitRuns(1);
+  Submit(2);
+  engine_->AwaitRuns(2);
+  Submit(3);
+  Submit(4);
+  engine_->LetGo(1);
+  engine_->AwaitRuns(3);
+  engine_->LetAllGo();
+  for (const int tag : {1, 2, 3, 4}) EXPECT_TRUE(callers_.Await(tag).output_right);
+  EXPECT_EQ(engine_->batches()[2], (RanBatch{{3, 0, 1}, {4, 0, 1}}));
+}
+
+TEST_F(SchedulerTest, UrgentRequestsOvertake) {
+  Start({.max_batch_rows = 1, .ageing_step = milliseconds(100)});
+  Occupy(1);
+  Submit(2, {.priority = 0});
+  Submit(3, {.priority = 5, .deadline = clock_.Now() + milliseconds(900)});
+  Submit(4, {.priority = 5, .deadline = clock_.Now() + milliseconds(800)});
+  clock_.Advance(milliseconds(500));
+  Submit(5, {.priority = 4});  // the first has aged past it
+  engine_->LetAllGo();
+  for (const int tag : {2, 3, 4, 5}) callers_.Await(tag);
+  EXPECT_THAT(callers_.order(), ElementsAre(1, 4, 3, 2, 5));
+}
+
+TEST_F(SchedulerTest, AFloodOnOneLayerDoesNotStarveAnother) {
+  Start({.max_batch_rows = 2});
+  Occupy(1);
+  Submit(2, {.rows = 2});
+  clock_.Advance(microseconds(1));
+  Submit(3, {.layer = other_});
+  clock_.Advance(microseconds(1));
+  for (int tag = 4; tag < 30; ++tag) Submit(tag, {.rows = 2});
+  engine_->LetAllGo();
+  for (int tag = 1; tag < 30; ++tag) callers_.Await(tag);
+  const std::vector<int> order = callers_.order();
+  EXPECT_EQ(std::vector<int>(order.begin(), order.begin() + 3), (std::vector<int>{1, 2, 3}));
+}
+
+TEST_F(SchedulerTest, ADeadlinePastWhenTheBatchFormsIsNotRun) {
+  Start();
+  Occupy(1);
+  Submit(2, {.deadline = clock_.Now() + microseconds(1000)});
+  Submit(3, {.deadline = clock_.Now() + microseconds(1001)});
+  clock_.Advance(microseconds(1000));
+  engine_->LetAllGo();
+  EXPECT_EQ(callers_.Await(2).status,
+            absl::DeadlineExceededError("deadline: passed 0 us before a batch formed, after 1000 us in the queue"));
+  EXPECT_TRUE(callers_.Await(3).output_right);
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 1}}, RanBatch{{3, 0, 1}}));
+  EXPECT_EQ(observer_.dropped, 1);
+}
+
+TEST_F(SchedulerTest, ADeadlineThatPassesWhileRunningIsNotTheSchedulers) {
+  Start();
+  engine_->Hold();
+  Submit(1, {.deadline = clock_.Now() + microseconds(10)});
+  engine_->AwaitRuns(1);
+  clock_.Advance(milliseconds(1));
+  engine_->LetAllGo();
+  EXPECT_TRUE(callers_.Await(1).status.ok());
+}
+
+TEST_F(SchedulerTest, CancelledWhileQueuedIsCompletedAtOnceAndNotRun) {
+  Start();
+  Occupy(1);
+  const Scheduler::JobId id = Submit(2);
+  Submit(3);
+  scheduler_->Cancel(id);
+  ASSERT_TRUE(callers_.Ended(2));
+  EXPECT_EQ(callers_.Await(2).status, absl::CancelledError("cancelled by the caller"));
+  EXPECT_FALSE(callers_.Ended(1));
+  engine_->LetAllGo();
+  callers_.Await(3);
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 1}}, RanBatch{{3, 0, 1}}));
+}
+
+TEST_F(SchedulerTest, CancelledWhileRunningIsDiscardedAndItsNeighbourIsNot) {
+  Start();
+  Occupy(1);
+  const Scheduler::JobId id = Submit(2);
+  Submit(3);
+  engine_->LetGo(1);
+  engine_->AwaitRuns(2);
+  scheduler_->Cancel(id);
+  EXPECT_FALSE(callers_.Ended(2)) << "the engine still writes to its buffer";
+  engine_->LetAllGo();
+  EXPECT_EQ(callers_.Await(2).status.code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(callers_.Await(3).output_right);
+}
+
+TEST_F(SchedulerTest, CancelledBetweenItsBatchesTheRestIsNotRun) {
+  Start({.max_batch_rows = 4});
+  engine_->Hold();
+  const Scheduler::JobId id = Submit(1, {.rows = 12});
+  engine_->AwaitRuns(1);
+  scheduler_->Cancel(id);
+  engine_->LetAllGo();
+  EXPECT_EQ(callers_.Await(1).status.code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(scheduler_->Drain(clock_.Now() + milliseconds(1)));
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 4}}));
+}
+
+TEST_F(SchedulerTest, CancellingWhatIsUnknownOrOverDoesNothing) {
+  Start();
+  const Scheduler::JobId id = Submit(1);
+  callers_.Await(1);
+  scheduler_->Cancel(id);
+  scheduler_->Cancel(id + 1);
+  scheduler_->Cancel(0);
+  Submit(2);
+  EXPECT_TRUE(callers_.Await(2).status.ok());
+}
+
+TEST_F(SchedulerTest, OnlyTheCulpritOfAFailedBatchFails) {
+  engine_->verdict = [](const RanBatch& batch) {
+    const bool hit = std::any_of(batch.begin(), batch.end(), [](const Ran& ran) { return ran.tag == 4; });
+    return hit ? absl::UnknownError("kernel failed") : absl::OkStatus();
+  };
+  Start();
+  Occupy(1);
+  for (int tag = 2; tag < 8; ++tag) Submit(tag);
+  engine_->LetAllGo();
+  EXPECT_EQ(callers_.Await(4).status, absl::UnknownError("kernel failed"));
+  for (const int tag : {2, 3, 5, 6, 7}) EXPECT_TRUE(callers_.Await(tag).output_right) << tag;
+  Submit(8);
+  EXPECT_TRUE(callers_.Await(8).status.ok());
+}
+
+TEST_F(SchedulerTest, ARequestThatDoesNotFitTheDeviceMayComeAgain) {
+  engine_->verdict = [](const RanBatch& batch) {
+    return batch[0].tag == 2 ? absl::ResourceExhaustedError("no memory") : absl::OkStatus();
+  };
+  Start();
+  Submit(2, {.rows = 4});
+  const absl::Status status = callers_.Await(2).status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(RetryAfter(status).has_value());
+}
+
+TEST_F(SchedulerTest, AFailedRangeFailsTheRequestAndTheRestIsNotRun) {
+  engine_->verdict = [](const RanBatch& batch) {
+    return batch[0].first_row == 4 ? absl::UnknownError("kernel failed") : absl::OkStatus();
+  };
+  Start({.max_batch_rows = 4});
+  Submit(1, {.rows = 12});
+  EXPECT_EQ(callers_.Await(1).status, absl::UnknownError("kernel failed"));
+  EXPECT_EQ(engine_->batches().size(), 2u);
+}
+
+TEST_F(SchedulerTest, ALostEngineFailsAllThatIsInFlightAndTakesNoMore) {
+  engine_->verdict = [](const RanBatch&) { return absl::InternalError("device lost"); };
+  Start();
+  Occupy(1);
+  Submit(2);
+  Submit(3, {.layer = other_});
+  engine_->LetAllGo();
+  for (const int tag : {1, 2, 3}) EXPECT_EQ(callers_.Await(tag).status, absl::InternalError("device lost")) << tag;
+  Submit(4);
+  ASSERT_TRUE(callers_.Ended(4));
+  EXPECT_EQ(callers_.Await(4).status, absl::UnavailableError("the engine is lost: device lost"));
+  EXPECT_EQ(engine_->batches().size(), 1u);
+  EXPECT_EQ(observer_.lost, 1);
+}
+
+TEST_F(SchedulerTest, DrainingAnswersAllThatWasAcceptedAndTakesNoMore) {
+  Start();
+  Occupy(1);
+  Submit(2);
+  EXPECT_FALSE(scheduler_->Drain(clock_.Now())) << "no time, and two are open";
+  Submit(3);
+  ASSERT_TRUE(callers_.Ended(3));
+  EXPECT_EQ(callers_.Await(3).status, absl::UnavailableError("the server is draining and takes no new requests"));
+  std::thread drain([&] { EXPECT_TRUE(scheduler_->Drain(Clock::time_point::max())); });
+  engine_->LetAllGo();
+  drain.join();
+  ASSERT_TRUE(callers_.Ended(1) && callers_.Ended(2));
+  EXPECT_TRUE(callers_.Await(1).output_right);
+  EXPECT_TRUE(callers_.Await(2).output_right);
+}
+
+TEST_F(SchedulerTest, DrainingAnIdleSchedulerIsDoneAtOnce) {
+  Start();
+  EXPECT_TRUE(scheduler_->Drain(clock_.Now()));
+}
+
+TEST_F(SchedulerTest, DestructionCompletesWhatIsQueuedAndLetsRunningBatchesEnd) {
+  Start({.max_batch_rows = 4});
+  engine_->Hold();
+  Submit(1, {.rows = 2});
+  engine_->AwaitRuns(1);
+  Submit(2, {.rows = 6});
+  std::thread destroy([&] { scheduler_.reset(); });
+  EXPECT_EQ(callers_.Await(2).status, absl::UnavailableError("the server is shutting down"));
+  engine_->LetAllGo();
+  destroy.join();
+  EXPECT_TRUE(callers_.Await(1).output_right);
+  EXPECT_EQ(engine_->batches().size(), 1u);
+}
+
+TEST_F(SchedulerTest, ACallerMaySubmitAndCancelFromItsCompletion) {
+  Start();
+  Submit(1, {.then = [&] { scheduler_->Cancel(Submit(2)); }});
+  EXPECT_EQ(callers_.Await(1).status, absl::OkStatus());
+  // The only runner was busy with the completion.
+  EXPECT_EQ(callers_.Await(2).status.code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(SchedulerTest, AFullBatchDoesNotWaitForTheWindow) {
+  Start({.max_batch_rows = 4, .batch_window = std::chrono::hours(1)});
+  Submit(1, {.rows = 2});
+  Submit(2, {.rows = 2});
+  EXPECT_TRUE(callers_.Await(1).output_right);
+  EXPECT_THAT(engine_->batches(), ElementsAre(RanBatch{{1, 0, 2}, {2, 0, 2}}));
+}
+
+TEST(SchedulerWindowTest, AWindowEnds) {
+  const TimeSource real_time;
+  PuppetEngine engine(2);
+  Admission admission({});
+  RecordingObserver observer;
+  Callers callers;
+  Scheduler scheduler(engine, admission, {.batch_window = milliseconds(5)}, real_time, observer);
+  scheduler.Submit(callers.MakeJob(1, {.layer = MakeLayer(1)}));
+  const Outcome outcome = callers.Await(1);
+  EXPECT_TRUE(outcome.output_right);
+  EXPECT_GE(outcome.report.queue, 5e-3);
+}
+
+TEST_F(SchedulerTest, AdmissionLearnsHowLongTheWaitIs) {
+  engine_->before_end = [&] { clock_.Advance(milliseconds(10)); };
+  Start();
+  Submit(1);
+  callers_.Await(1);
+  const auto admit = [&](microseconds left) {
+    return admission_->Admit(1, 1, clock_.Now(), clock_.Now() + left).status();
+  };
+  EXPECT_TRUE(admit(milliseconds(1)).ok()) << "nothing waits";
+  Occupy(2);
+  Submit(3);
+  EXPECT_EQ(admission_->ExpectedWait(), milliseconds(20)) << "one batch runs, one waits";
+  EXPECT_EQ(admit(milliseconds(19)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(admit(milliseconds(20)).ok());
+  engine_->LetAllGo();
+  EXPECT_TRUE(scheduler_->Drain(clock_.Now() + std::chrono::hours(1)));
+  EXPECT_EQ(admission_->ExpectedWait(), microseconds(0));
+}
+
+TEST_F(SchedulerTest, CancelledWorkIsNoLongerWaitedFor) {
+  engine_->before_end = [&] { clock_.Advance(milliseconds(10)); };
+  Start();
+  Submit(1);
+  callers_.Await(1);
+  Occupy(2);
+  const Scheduler::JobId id = Submit(3);
+  scheduler_->Cancel(id);
+  EXPECT_EQ(admission_->ExpectedWait(), milliseconds(10));
+}
+
+TEST_F(SchedulerTest, StatsTellWhatWaitsAndForHowLong) {
+  Start();
+  Occupy(1);
+  EXPECT_THAT(scheduler_->Stats(), IsEmpty());
+  Submit(2, {.rows = 3, .priority = 1});
+  clock_.Advance(milliseconds(2));
+  Submit(3, {.rows = 4, .priority = 9});
+  const std::vector<QueueStats> stats = scheduler_->Stats();
+  ASSERT_EQ(stats.size(), 1u);
+  EXPECT_EQ(stats[0].layer, "puppet/1");
+  EXPECT_EQ(stats[0].rows, 7);
+  EXPECT_DOUBLE_EQ(stats[0].oldest_age_seconds, 2e-3);
+}
+
+TEST_F(SchedulerTest, AnIdleSchedulerKeepsNoLayerAlive) {
+  Start();
+  LayerPtr layer = MakeLayer(7);
+  const std::weak_ptr<const Layer> watch = layer;
+  Submit(1, {.layer = std::move(layer)});
+  callers_.Await(1);
+  for (int i = 0; i < 10000 && !watch.expired(); ++i) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_TRUE(watch.expired());
+}
+
+}  // namespace
+}  // namespace expertd
