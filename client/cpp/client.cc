@@ -7,6 +7,7 @@
 #include <grpcpp/generic/generic_stub.h>
 
 #include <future>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -19,6 +20,8 @@ namespace {
 constexpr char kForwardMethod[] = "/expertd.v1.Expertd/Forward";
 constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
 constexpr char kPushback[] = "grpc-retry-pushback-ms";
+
+constexpr int kAnySize = -1;  // no limit on messages
 
 // A call without a deadline waits for ever on a server that hangs; questions about the server are answered at once.
 constexpr std::chrono::seconds kQuestionTimeout{10};
@@ -33,6 +36,11 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ClientOptions& options, int max
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   return grpc::CreateCustomChannel(
       options.endpoint, options.credentials ? options.credentials : grpc::InsecureChannelCredentials(), arguments);
+}
+
+absl::Status NotConnected(const ClientOptions& options) {
+  return absl::UnavailableError(
+      absl::StrCat(options.endpoint, ": no connection within ", options.connect_timeout.count(), " ms"));
 }
 
 struct UnaryCall {
@@ -78,26 +86,23 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& opt
   const auto deadline = std::chrono::system_clock::now() + options.connect_timeout;
   std::unique_ptr<Client> client(new Client());
   {
-    const auto stub = v1::Expertd::NewStub(MakeChannel(options, -1));
+    const auto channel = MakeChannel(options, kAnySize);
+    if (!channel->WaitForConnected(deadline)) return NotConnected(options);
     grpc::ClientContext context;
     context.set_deadline(deadline);
-    context.set_wait_for_ready(true);
-    const grpc::Status status = stub->GetServerInfo(&context, {}, &client->info_);
+    const grpc::Status status = v1::Expertd::NewStub(channel)->GetServerInfo(&context, {}, &client->info_);
     if (!status.ok()) {
       return absl::Status(FromGrpc(status).code(),
                           absl::StrCat(options.endpoint, ": no expertd answers: ", status.error_message()));
     }
   }
-  const int limit = client->info_.max_message_bytes() > 0 && client->info_.max_message_bytes() < (1ull << 31)
-                        ? static_cast<int>(client->info_.max_message_bytes())
-                        : -1;
-  for (int i = 0; i < options.connections; ++i) client->channels_.push_back(MakeChannel(options, limit));
+  const std::uint64_t limit = client->info_.max_message_bytes();
+  const int max_message_bytes =
+      limit > 0 && limit <= std::numeric_limits<int>::max() ? static_cast<int>(limit) : kAnySize;
+  for (int i = 0; i < options.connections; ++i) client->channels_.push_back(MakeChannel(options, max_message_bytes));
   for (const auto& channel : client->channels_) channel->GetState(/*try_to_connect=*/true);
   for (const auto& channel : client->channels_) {
-    if (!channel->WaitForConnected(deadline)) {
-      return absl::UnavailableError(
-          absl::StrCat(options.endpoint, ": not connected within ", options.connect_timeout.count(), " ms"));
-    }
+    if (!channel->WaitForConnected(deadline)) return NotConnected(options);
   }
   return client;
 }

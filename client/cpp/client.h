@@ -40,7 +40,7 @@ class Client {
   using Done = std::function<void(absl::StatusOr<Answer>)>;
 
   // Blocks until every connection stands and the server has told its limits, which become the channels' message limits.
-  // Unavailable or DeadlineExceeded after connect_timeout; InvalidArgument: connections < 1.
+  // Unavailable: not within connect_timeout; InvalidArgument: connections < 1; otherwise what the server answered.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
 
   // As the server said when the client connected.

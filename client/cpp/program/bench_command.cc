@@ -13,6 +13,7 @@ struct BenchFlags {
   ClientOptions client;
   LayerChoice layer;
   LoadOptions load;
+  std::string mode = "stream";
   double warmup_s = 2;
   double duration_s = 10;
   int timeout_ms = 30000;
@@ -26,6 +27,7 @@ std::chrono::milliseconds Seconds(double seconds) {
 }
 
 int Bench(BenchFlags flags) {
+  flags.load.mode = flags.mode == "stream" ? Mode::kStream : Mode::kUnary;
   flags.load.warmup = Seconds(flags.warmup_s);
   flags.load.duration = Seconds(flags.duration_s);
   flags.load.timeout = std::chrono::milliseconds(flags.timeout_ms);
@@ -62,7 +64,6 @@ int Bench(BenchFlags flags) {
 void AddBenchCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* bench = app.add_subcommand("bench", "Load-test a layer in a closed loop and print what was measured");
-  const std::map<std::string, Mode> modes = {{"unary", Mode::kUnary}, {"stream", Mode::kStream}};
   AddEndpointOption(*bench, flags->client.endpoint);
   bench->add_option("--model", flags->layer.model, "Model of the layer (default: the first the server lists)");
   bench->add_option("--layer", flags->layer.layer, "Index of the layer (default: the first)");
@@ -75,9 +76,9 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   bench->add_option("--rows", flags->load.rows, "Rows of each request")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  bench->add_option("--mode", flags->load.mode, "unary or stream (one stream a connection)")
-      ->transform(CLI::CheckedTransformer(modes, CLI::ignore_case))
-      ->default_str("stream");
+  bench->add_option("--mode", flags->mode, "One stream a connection, or unary calls")
+      ->check(CLI::IsMember({"stream", "unary"}))
+      ->capture_default_str();
   bench->add_flag("--pre-routed", flags->load.pre_routed, "Send random expert ids and weights with the rows");
   CLI::Option* duration = bench->add_option("--duration-s", flags->duration_s, "Length of the window")
                               ->check(CLI::Range(0.01, 1e6))

@@ -1,0 +1,230 @@
+// wire_bench: how much of a bare echo's throughput the whole service reaches around an engine that only copies.
+//
+// Starts wire_echo and `expertd serve --device null`, and measures them in turns, pair after pair (two runs of the same
+// server can differ more than the servers do; the two of a pair share the machine's mood). Prints the median ratio of
+// throughputs with its spread, and the difference of the median latencies with one request in flight.
+//
+//   wire_bench [--pairs N] [--connections N] [--in-flight N] [--window-ms N] [--json FILE]
+#include <grpc/grpc.h>
+#include <grpcpp/create_channel.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cpp/client.h"
+#include "client/cpp/program/layers.h"
+#include "client/cpp/program/payload.h"
+#include "tests/bench/server/raw_loop.h"
+#include "tests/integration/server_process.h"
+
+namespace expertd::bench {
+namespace {
+
+using testing::Process;
+using testing::ServerProcess;
+using Channels = std::vector<std::shared_ptr<grpc::Channel>>;
+
+constexpr std::int64_t kSizes[] = {16 << 10, 256 << 10, 2 << 20};
+
+struct Flags {
+  std::string bin_dir = EXPERTD_BIN_DIR;
+  int pairs = 7;
+  int connections = 1;
+  int in_flight = 4;
+  int window_ms = 500;
+  std::string json;
+};
+
+// What is measured of one server in one turn.
+struct Turn {
+  double requests_per_second = 0;
+  double p50_us = 0;
+};
+
+struct Cell {
+  std::int64_t bytes = 0;
+  bool stream = true;
+  std::vector<Turn> echo, expertd;  // by pair
+};
+
+double Quantile(std::vector<double> values, double fraction) {
+  std::sort(values.begin(), values.end());
+  const double at = fraction * static_cast<double>(values.size() - 1);
+  const auto low = static_cast<std::size_t>(at);
+  const std::size_t high = std::min(low + 1, values.size() - 1);
+  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
+}
+
+template <class F>
+std::vector<double> PerPair(const Cell& cell, F f) {
+  std::vector<double> out;
+  for (std::size_t i = 0; i < cell.echo.size(); ++i) out.push_back(f(cell.echo[i], cell.expertd[i]));
+  return out;
+}
+
+Channels Connect(const std::string& address, int connections) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetMaxReceiveMessageSize(-1);
+  Channels channels;
+  for (int i = 0; i < connections; ++i) {
+    channels.push_back(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+  }
+  return channels;
+}
+
+absl::StatusOr<Turn> Measure(const Channels& channels, const client::Request& request, bool stream,
+                             const Flags& flags) {
+  const std::chrono::milliseconds window(flags.window_ms);
+  const auto rate = RunRaw(channels, request, {.stream = stream, .in_flight = flags.in_flight, .window = window});
+  if (!rate.ok()) return rate.status();
+  const auto alone = RunRaw({channels[0]}, request, {.stream = stream, .in_flight = 1, .window = window});
+  if (!alone.ok()) return alone.status();
+  return Turn{rate->requests_per_second, static_cast<double>(alone->latency.Percentile(0.5)) / 1000};
+}
+
+absl::Status MeasurePair(const Channels& echo, const Channels& expertd, const client::Request& request,
+                         const Flags& flags, Cell& cell) {
+  const bool echo_first = cell.echo.size() % 2 == 0;
+  for (const bool is_echo : {echo_first, !echo_first}) {
+    const auto turn = Measure(is_echo ? echo : expertd, request, cell.stream, flags);
+    if (!turn.ok())
+      return absl::Status(turn.status().code(),
+                          absl::StrCat(is_echo ? "echo: " : "expertd: ", turn.status().message()));
+    (is_echo ? cell.echo : cell.expertd).push_back(*turn);
+  }
+  return absl::OkStatus();
+}
+
+// The null engine gives the rows back: a wrong answer would make the numbers worthless.
+absl::Status CheckAnswer(const client::Client& client, const client::Request& request) {
+  const auto answer = client.Forward(request, std::chrono::seconds(10));
+  if (!answer.ok()) return answer.status();
+  const absl::string_view sent(reinterpret_cast<const char*>(request.hidden_states.begin()),
+                               request.hidden_states.size());
+  if (answer->OutputString() != sent)
+    return absl::InternalError("the null engine's answer is not the rows that were sent");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> TinyCheckpoint(const Flags& flags) {
+  const std::string dir = absl::StrCat(std::filesystem::temp_directory_path().string(), "/wire_bench.", getpid());
+  auto synth = Process::Start({flags.bin_dir + "/expertd", "synth", "--like", "olmoe", "--layers", "1", "--experts",
+                               "8", "--intermediate", "64", "--out", dir});
+  if (!synth.ok()) return synth.status();
+  const auto code = (*synth)->Wait(std::chrono::seconds(60));
+  if (code != 0) return absl::InternalError(absl::StrCat("expertd synth failed: ", (*synth)->err()));
+  return dir;
+}
+
+void PrintHeader() {
+  absl::PrintF("%8s %-7s %12s %12s %8s  %-17s %12s %12s %10s\n", "KiB", "mode", "echo req/s", "expertd", "ratio",
+               "quartiles", "echo p50 us", "expertd", "difference");
+}
+
+nlohmann::ordered_json Report(const Cell& cell) {
+  const auto ratios = PerPair(
+      cell, [](const Turn& echo, const Turn& own) { return own.requests_per_second / echo.requests_per_second; });
+  const auto differences = PerPair(cell, [](const Turn& echo, const Turn& own) { return own.p50_us - echo.p50_us; });
+  const auto median = [&](auto f) { return Quantile(PerPair(cell, f), 0.5); };
+  const double echo_rate = median([](const Turn& echo, const Turn&) { return echo.requests_per_second; });
+  const double own_rate = median([](const Turn&, const Turn& own) { return own.requests_per_second; });
+  const double echo_p50 = median([](const Turn& echo, const Turn&) { return echo.p50_us; });
+  const double own_p50 = median([](const Turn&, const Turn& own) { return own.p50_us; });
+  const char* mode = cell.stream ? "stream" : "unary";
+  absl::PrintF("%8d %-7s %12.0f %12.0f %7.1f%%  %5.1f%% to %5.1f%% %12.1f %12.1f %10.1f\n", cell.bytes >> 10, mode,
+               echo_rate, own_rate, 100 * Quantile(ratios, 0.5), 100 * Quantile(ratios, 0.25),
+               100 * Quantile(ratios, 0.75), echo_p50, own_p50, Quantile(differences, 0.5));
+  std::fflush(stdout);
+  return {{"bytes", cell.bytes},
+          {"mode", mode},
+          {"pairs", cell.echo.size()},
+          {"echo_requests_per_second", echo_rate},
+          {"expertd_requests_per_second", own_rate},
+          {"ratio_median", Quantile(ratios, 0.5)},
+          {"ratio_quartiles", {Quantile(ratios, 0.25), Quantile(ratios, 0.75)}},
+          {"ratio_range", {Quantile(ratios, 0), Quantile(ratios, 1)}},
+          {"echo_p50_us", echo_p50},
+          {"expertd_p50_us", own_p50},
+          {"p50_difference_us", Quantile(differences, 0.5)}};
+}
+
+absl::Status Run(const Flags& flags, const std::string& checkpoint) {
+  auto echo = Process::Start({flags.bin_dir + "/wire_echo"});
+  if (!echo.ok()) return echo.status();
+  const auto echo_address = (*echo)->WaitForLine("listening on ", std::chrono::seconds(10));
+  if (!echo_address.has_value()) return absl::InternalError("wire_echo did not start");
+  auto expertd = ServerProcess::Start(flags.bin_dir, {"--checkpoint", checkpoint, "--device", "null"});
+  if (!expertd.ok()) return expertd.status();
+
+  const auto client = client::Client::Connect({.endpoint = (*expertd)->address()});
+  if (!client.ok()) return client.status();
+  const auto layer = client::ChooseLayer(**client, {});
+  if (!layer.ok()) return layer.status();
+  const Channels echo_channels = Connect(*echo_address, flags.connections);
+  const Channels channels = Connect((*expertd)->address(), flags.connections);
+
+  nlohmann::ordered_json json = {{"pairs", flags.pairs},
+                                 {"connections", flags.connections},
+                                 {"in_flight_per_connection", flags.in_flight},
+                                 {"window_ms", flags.window_ms}};
+  PrintHeader();
+  for (const std::int64_t bytes : kSizes) {
+    const std::int64_t row_bytes = layer->hidden_size() * 2;
+    const client::Request request = client::RandomRequest(*layer, bytes / row_bytes, /*pre_routed=*/false, /*seed=*/1);
+    if (const absl::Status status = CheckAnswer(**client, request); !status.ok()) return status;
+    for (const bool stream : {false, true}) {
+      Cell cell{.bytes = bytes, .stream = stream};
+      for (int i = 0; i < flags.pairs; ++i) {
+        const absl::Status status = MeasurePair(echo_channels, channels, request, flags, cell);
+        if (!status.ok()) return status;
+      }
+      json["cells"].push_back(Report(cell));
+    }
+  }
+  if (!flags.json.empty()) std::ofstream(flags.json) << json.dump(2) << "\n";
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("Throughput and latency of expertd's service against a bare echo.");
+  app.add_option("--bin-dir", flags.bin_dir, "Where expertd and wire_echo are")->capture_default_str();
+  app.add_option("--pairs", flags.pairs, "Interleaved pairs of each size and mode")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--connections", flags.connections)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--in-flight", flags.in_flight, "Requests in flight on each connection")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--window-ms", flags.window_ms, "Length of one measurement")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--json", flags.json, "Also write the numbers to this file");
+  CLI11_PARSE(app, argc, argv);
+
+  const auto checkpoint = TinyCheckpoint(flags);
+  absl::Status status = checkpoint.status();
+  if (status.ok()) {
+    status = Run(flags, *checkpoint);
+    std::filesystem::remove_all(*checkpoint);
+  }
+  if (!status.ok()) std::fprintf(stderr, "wire_bench: %s\n", status.ToString().c_str());
+  return status.ok() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace expertd::bench
+
+int main(int argc, char** argv) { return expertd::bench::Main(argc, argv); }
