@@ -1,0 +1,77 @@
+#include "server/forward_call.h"
+
+#include <utility>
+
+#include "server/grpc_status.h"
+
+namespace expertd {
+namespace {
+
+Clock::time_point SteadyDeadline(std::chrono::system_clock::time_point deadline, Clock::time_point now) {
+  // gRPC gives calls without a deadline the largest time point there is.
+  const auto left = deadline - std::chrono::system_clock::now();
+  if (left > std::chrono::hours(24 * 365)) return Clock::time_point::max();
+  return now + std::chrono::duration_cast<Clock::duration>(left);
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ForwardCall::Start(RequestPath& path, CallRegistry& calls,
+                                             grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                             grpc::ByteBuffer* response) {
+  auto call = std::make_shared<ForwardCall>(path, calls, context, response);
+  if (!calls.Add(call)) {
+    const absl::Status refusal = DrainingError();
+    path.Refused(Rpc::kForward, refusal);
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpcStatus(refusal, context));
+    return reactor;
+  }
+  call->Run(*request);
+  return call.get();
+}
+
+void ForwardCall::Run(const grpc::ByteBuffer& request) {
+  Arrival arrival = {.rpc = Rpc::kForward, .time = Clock::now()};
+  arrival.call_deadline = SteadyDeadline(context_->deadline(), arrival.time);
+  const MessageSlices slices(request);
+  const std::optional<Scheduler::JobId> job =
+      path_.Submit(ScanForwardRequest(slices), slices, arrival,
+                   [self = shared_from_this()](const absl::Status& status, grpc::ByteBuffer message) {
+                     self->Answer(status, std::move(message));
+                   });
+  // The rows were copied. gRPC owns the message and drops it only with the call, which would hold all rows twice.
+  const_cast<grpc::ByteBuffer&>(request).Clear();
+  if (!job) return;
+  bool cancelled;
+  {
+    MutexLock lock(mutex_);
+    job_ = job;
+    cancelled = cancelled_;
+  }
+  if (cancelled) path_.Cancel(*job);
+}
+
+void ForwardCall::Answer(const absl::Status& status, grpc::ByteBuffer message) {
+  if (status.ok()) response_->Swap(&message);
+  WriteStarts();
+  Finish(ToGrpcStatus(status, context_));
+}
+
+void ForwardCall::OnCancel() {
+  std::optional<Scheduler::JobId> job;
+  {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    job = job_;
+  }
+  if (job) path_.Cancel(*job);
+}
+
+void ForwardCall::OnDone() {
+  ForgetContext();
+  path_.metrics().WriteDone(WriteEnds());
+  calls_.Remove(this);
+}
+
+}  // namespace expertd

@@ -1,0 +1,66 @@
+#include "server/layer_plan.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/checkpoint/checkpoint.h"
+
+namespace expertd {
+namespace {
+
+absl::Status LayerMissing(const Checkpoint& checkpoint, const std::string& dir, std::int64_t layer) {
+  for (const UnsupportedLayer& unsupported : checkpoint.unsupported()) {
+    if (unsupported.layer != layer) continue;
+    return absl::InvalidArgumentError(absl::StrCat(dir, ": layer ", layer, " cannot be run: ", unsupported.reason));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--layers: ", dir, " has no MoE layer ", layer));
+}
+
+absl::Status PlanCheckpoint(const std::string& dir, const CheckpointOptions& options,
+                            const std::vector<std::int64_t>& wanted, std::vector<PlannedLayer>* plan) {
+  absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(dir, options);
+  if (!opened.ok()) return opened.status();
+  const std::shared_ptr<const Checkpoint> checkpoint = *std::move(opened);
+  std::vector<LayerSpec> specs = checkpoint->layers();
+  if (!wanted.empty()) {
+    specs.clear();
+    for (const std::int64_t layer : wanted) {
+      const auto found = std::find_if(checkpoint->layers().begin(), checkpoint->layers().end(),
+                                      [&](const LayerSpec& spec) { return spec.layer == layer; });
+      if (found == checkpoint->layers().end()) return LayerMissing(*checkpoint, dir, layer);
+      specs.push_back(*found);
+    }
+  } else if (!checkpoint->unsupported().empty()) {
+    // Leaving a layer out unasked would surprise the model's other half at run time.
+    return LayerMissing(*checkpoint, dir, checkpoint->unsupported().front().layer);
+  }
+  if (specs.empty()) return absl::InvalidArgumentError(absl::StrCat(dir, ": has no MoE layer"));
+  for (LayerSpec& spec : specs) {
+    plan->push_back({spec, [checkpoint, layer = spec.layer] { return checkpoint->OpenLayer(layer); }});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<PlannedLayer>> PlanLayers(const ServerOptions& options) {
+  std::vector<std::int64_t> wanted;
+  if (absl::Status status = ParseLayerList(options.layers, &wanted); !status.ok()) return status;
+  std::vector<PlannedLayer> plan;
+  for (const std::string& argument : options.checkpoints) {
+    CheckpointOptions checkpoint = {.family = options.family};
+    std::string dir = argument;
+    // A name holds no slash, so that a folder called a=b can still be given as ./a=b.
+    const std::size_t equals = argument.find('=');
+    if (equals != std::string::npos && argument.find('/') > equals) {
+      checkpoint.model = argument.substr(0, equals);
+      dir = argument.substr(equals + 1);
+    }
+    if (absl::Status status = PlanCheckpoint(dir, checkpoint, wanted, &plan); !status.ok()) return status;
+  }
+  return plan;
+}
+
+}  // namespace expertd

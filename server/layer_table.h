@@ -1,0 +1,45 @@
+// The layers that a server knows, loading or loaded.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "kernels/base/mutex.h"
+#include "kernels/engine.h"
+#include "kernels/layer_spec.h"
+
+namespace expertd {
+
+// Self-synchronised.
+class LayerTable {
+ public:
+  struct Row {
+    LayerSpec spec;
+    LayerPtr layer;  // null while loading
+  };
+
+  // A layer that will be loaded. AlreadyExists: another one has its name.
+  absl::Status Announce(const LayerSpec& spec);
+  // The announced layer of this name serves from now on.
+  void Serve(LayerPtr layer);
+
+  // Unavailable: still loading. NotFound, with what there is instead.
+  absl::StatusOr<LayerPtr> Find(absl::string_view model, std::int64_t layer) const;
+
+  // Ordered by model and layer.
+  std::vector<Row> List() const;
+
+ private:
+  using Layers = std::map<std::int64_t, Row>;
+  absl::Status NotFound(absl::string_view model, std::int64_t layer) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  mutable Mutex mutex_;
+  std::map<std::string, Layers, std::less<>> models_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace expertd

@@ -1,0 +1,51 @@
+// What ends a server process: signals and the loss of the engine.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "kernels/base/mutex.h"
+#include "server/job.h"
+
+namespace expertd {
+
+// Exit codes of `expertd serve`.
+enum ExitCode {
+  kExitOk = 0,
+  kExitUsage = 2,
+  kExitModelInvalid = 3,
+  kExitCannotBind = 4,
+  kExitDeviceInit = 5,
+  kExitDrainTimedOut = 6,  // also a second signal: not everything accepted was answered
+  kExitEngineLost = 7,
+};
+
+// Thread-safe.
+class StopState {
+ public:
+  void RequestStop();
+  void LoseEngine(const absl::Status& reason);
+
+  bool stop_requested() const;
+  // Blocks until either has happened.
+  void WaitForStop();
+  // The reason if the engine was lost, or is before `deadline`.
+  std::optional<absl::Status> WaitForEngineLoss(Clock::time_point deadline);
+
+ private:
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<absl::Status> engine_lost_ ABSL_GUARDED_BY(mutex_);
+};
+
+// SIGTERM and SIGINT from now on: the first requests a stop, the second ends the process at once (kExitDrainTimedOut).
+// Blocks both in the calling thread and in those it starts later, so call it before any other thread is started.
+// `state` must live as long as the process.
+void HandleStopSignals(StopState& state);
+
+// Connections are files: raises the soft limit of open files to the hard one. Running out would stop a listener.
+void RaiseFileLimit();
+
+}  // namespace expertd

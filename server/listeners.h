@@ -1,0 +1,47 @@
+// The sockets that a server answers on.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/metrics.h"
+
+namespace prometheus {
+class Exposer;
+}
+
+namespace expertd {
+
+struct GrpcListenerOptions {
+  std::string address;
+  std::int64_t max_message_bytes = 4 << 20;  // in either direction
+  std::int64_t max_streams_per_connection = 256;
+};
+
+struct GrpcListener {
+  std::unique_ptr<grpc::Server> server;
+  std::string address;  // as bound
+};
+
+// Starts a plaintext server for `service`, or for nothing but health when null. Reflection is served on local addresses
+// only. Unavailable when the address cannot be bound, also when another process has it.
+absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Service* service);
+
+struct MetricsListener {
+  std::unique_ptr<prometheus::Exposer> exposer;
+  std::string address;  // as bound
+};
+
+// Serves /metrics. Unavailable when the address cannot be bound.
+absl::StatusOr<MetricsListener> ListenForScrapes(const std::string& address, const Metrics& metrics);
+
+// `address` with `port` in place of port 0.
+std::string WithPort(absl::string_view address, int port);
+
+}  // namespace expertd

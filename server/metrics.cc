@@ -1,0 +1,177 @@
+#include "server/metrics.h"
+
+#include <map>
+#include <utility>
+
+namespace expertd {
+namespace {
+
+constexpr const char* kRpcNames[kRpcCount] = {"Forward", "ForwardStream", "ListLayers", "GetServerInfo"};
+
+enum Stage { kDecode, kQueue, kStageIn, kRoute, kGemm, kCombine, kStageOut, kWrite };
+constexpr const char* kStageNames[] = {"decode", "queue", "stage_in", "route", "gemm", "combine", "stage_out", "write"};
+
+// What a code means for a request that was refused before it was queued.
+constexpr std::pair<absl::StatusCode, const char*> kRejectReasons[] = {
+    {absl::StatusCode::kInvalidArgument, "invalid"},        {absl::StatusCode::kNotFound, "unknown_layer"},
+    {absl::StatusCode::kFailedPrecondition, "fingerprint"}, {absl::StatusCode::kUnavailable, "loading_or_draining"},
+    {absl::StatusCode::kResourceExhausted, "busy"},         {absl::StatusCode::kDeadlineExceeded, "deadline"},
+};
+
+const std::vector<double>& SecondsBuckets() {
+  static const auto* const buckets = new std::vector<double>{
+      10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1, 2, 5, 10};
+  return *buckets;
+}
+
+// 1, 2, 4, ... up to `last`.
+std::vector<double> Doubling(double last) {
+  std::vector<double> buckets;
+  for (double bound = 1; bound <= last; bound *= 2) buckets.push_back(bound);
+  return buckets;
+}
+
+template <class Builder>
+auto& MakeFamily(prometheus::Registry& registry, Builder builder, const char* name, const char* help) {
+  return builder.Name(name).Help(help).Register(registry);
+}
+
+prometheus::MetricFamily GaugeFamily(const char* name, const char* help) {
+  prometheus::MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = prometheus::MetricType::Gauge;
+  return family;
+}
+
+void AddGauge(prometheus::MetricFamily& family, std::vector<prometheus::ClientMetric::Label> labels, double value) {
+  prometheus::ClientMetric metric;
+  metric.label = std::move(labels);
+  metric.gauge.value = value;
+  family.metric.push_back(std::move(metric));
+}
+
+}  // namespace
+
+class Metrics::LiveCollectable : public prometheus::Collectable {
+ public:
+  void SetRead(std::function<LiveState()> read) {
+    MutexLock lock(mutex_);
+    read_ = std::move(read);
+  }
+  void AddLayer(const std::string& layer) {
+    MutexLock lock(mutex_);
+    queue_of_[layer] = {};
+  }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    MutexLock lock(mutex_);
+    if (!read_) return {};
+    const LiveState state = read_();
+    std::map<std::string, QueueStats> queues = queue_of_;  // layers without a queue report zeros
+    for (const QueueStats& queue : state.queues) queues[queue.layer] = queue;
+    std::vector<prometheus::MetricFamily> families = {
+        GaugeFamily("expertd_queue_rows", "Rows that wait for a batch."),
+        GaugeFamily("expertd_queue_oldest_seconds", "How long the oldest waiting request has waited."),
+        GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet taken over by the transport."),
+        GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
+    };
+    for (const auto& [layer, queue] : queues) {
+      AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
+      AddGauge(families[1], {{"layer", layer}}, queue.oldest_age_seconds);
+    }
+    AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
+    AddGauge(families[3], {}, static_cast<double>(state.calls));
+    return families;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::function<LiveState()> read_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, QueueStats> queue_of_ ABSL_GUARDED_BY(mutex_);
+};
+
+Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()), live_(std::make_shared<LiveCollectable>()) {
+  using prometheus::BuildCounter, prometheus::BuildGauge, prometheus::BuildHistogram;
+  auto& requests =
+      MakeFamily(*registry_, BuildCounter(), "expertd_requests_total", "Requests answered, by status code.");
+  auto& seconds =
+      MakeFamily(*registry_, BuildHistogram(), "expertd_request_seconds", "From arrival to the encoded answer.");
+  for (int rpc = 0; rpc < kRpcCount; ++rpc) {
+    request_seconds_[rpc] = &seconds.Add({{"rpc", kRpcNames[rpc]}}, SecondsBuckets());
+    for (int code = 0; code < kCodes; ++code) {
+      const std::string name = absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+      requests_[rpc][code] = &requests.Add({{"rpc", kRpcNames[rpc]}, {"code", name}});
+    }
+  }
+  auto& stages = MakeFamily(*registry_, BuildHistogram(), "expertd_stage_seconds", "Where a request's time went.");
+  for (int stage = 0; stage < kStages; ++stage) {
+    stage_seconds_[stage] = &stages.Add({{"stage", kStageNames[stage]}}, SecondsBuckets());
+  }
+  auto& rejected =
+      MakeFamily(*registry_, BuildCounter(), "expertd_rejected_total", "Requests refused before they were queued.");
+  rejected_.fill(&rejected.Add({{"reason", "other"}}));
+  for (const auto& [code, reason] : kRejectReasons) {
+    rejected_[static_cast<int>(code)] = &rejected.Add({{"reason", reason}});
+  }
+  write_timeouts_ = &MakeFamily(*registry_, BuildCounter(), "expertd_write_timeouts_total",
+                                "Calls cancelled because the caller did not read its answers.")
+                         .Add({});
+  batch_rows_ = &MakeFamily(*registry_, BuildHistogram(), "expertd_batch_rows", "Rows of a batch.");
+  batch_requests_ =
+      &MakeFamily(*registry_, BuildHistogram(), "expertd_batch_requests", "Requests that shared a batch.");
+  weight_bytes_ =
+      &MakeFamily(*registry_, BuildGauge(), "expertd_weight_bytes", "Bytes of weights resident on the device.");
+}
+
+void Metrics::SetBuildInfo(const std::string& version, const EngineInfo& engine) {
+  MakeFamily(*registry_, prometheus::BuildGauge(), "expertd_build_info", "Always 1; see the labels.")
+      .Add({{"version", version}, {"device", engine.device}, {"numerics_id", engine.numerics_id}})
+      .Set(1);
+}
+
+void Metrics::AddLayer(const Layer& layer) {
+  const std::string name = layer.spec().Name();
+  const prometheus::Labels labels = {{"layer", name}};
+  weight_bytes_->Add(labels).Set(static_cast<double>(layer.weight_bytes()));
+  const LayerSeries series = {&batch_rows_->Add(labels, Doubling(16384)),
+                              &batch_requests_->Add(labels, Doubling(1024))};
+  live_->AddLayer(name);
+  MutexLock lock(mutex_);
+  layers_[&layer] = series;
+}
+
+std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const { return {registry_, live_}; }
+
+void Metrics::SetLiveState(std::function<LiveState()> read) { live_->SetRead(std::move(read)); }
+
+void Metrics::RequestDone(Rpc rpc, absl::StatusCode code, double seconds) {
+  requests_[static_cast<int>(rpc)][static_cast<int>(code)]->Increment();
+  request_seconds_[static_cast<int>(rpc)]->Observe(seconds);
+}
+
+void Metrics::Answered(const RequestTimes& times) {
+  const StageTimes& s = times.stages;
+  const double seconds[] = {times.decode, times.queue, s.stage_in, s.route, s.gemm, s.combine, s.stage_out};
+  for (int stage = kDecode; stage <= kStageOut; ++stage) stage_seconds_[stage]->Observe(seconds[stage]);
+}
+
+void Metrics::Rejected(absl::StatusCode code) { rejected_[static_cast<int>(code)]->Increment(); }
+
+void Metrics::BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests) {
+  LayerSeries series;
+  {
+    MutexLock lock(mutex_);
+    const auto found = layers_.find(&layer);
+    if (found == layers_.end()) return;
+    series = found->second;
+  }
+  series.batch_rows->Observe(static_cast<double>(rows));
+  series.batch_requests->Observe(static_cast<double>(requests));
+}
+
+void Metrics::WriteDone(double seconds) { stage_seconds_[kWrite]->Observe(seconds); }
+
+void Metrics::WriteTimedOut() { write_timeouts_->Increment(); }
+
+}  // namespace expertd

@@ -1,0 +1,93 @@
+// What Prometheus sees. Every series is resolved when it becomes known (at start, or when a layer is loaded), so that a
+// request pays for its observations only. The table of names is in README.md.
+#pragma once
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "kernels/base/mutex.h"
+#include "kernels/engine.h"
+#include "server/scheduler/scheduler.h"
+
+namespace expertd {
+
+enum class Rpc { kForward, kForwardStream, kListLayers, kGetServerInfo };
+inline constexpr int kRpcCount = 4;
+
+// Seconds of one request, as its answer reports them.
+struct RequestTimes {
+  double decode = 0;
+  double queue = 0;
+  StageTimes stages;
+  double total = 0;
+};
+
+// What a scrape asks for and nobody counts in between.
+struct LiveState {
+  std::vector<QueueStats> queues;
+  std::int64_t rows_in_flight = 0;
+  std::int64_t calls = 0;
+};
+
+// Thread-safe.
+class Metrics {
+ public:
+  Metrics();
+
+  // Constant labels of expertd_build_info.
+  void SetBuildInfo(const std::string& version, const EngineInfo& engine);
+  void AddLayer(const Layer& layer);
+  // `read` is called by scrapes, from other threads, as long as a collectable lives.
+  void SetLiveState(std::function<LiveState()> read);
+
+  // Every request once, refused ones too; on a stream each message is a request.
+  void RequestDone(Rpc rpc, absl::StatusCode code, double seconds);
+  void Answered(const RequestTimes& times);
+  // Refused before it was queued.
+  void Rejected(absl::StatusCode code);
+  void BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests);
+  // From handing an answer to the transport until it took all of it.
+  void WriteDone(double seconds);
+  void WriteTimedOut();
+
+  // For an exposer; it only borrows them.
+  std::vector<std::weak_ptr<prometheus::Collectable>> collectables() const;
+
+ private:
+  class LiveCollectable;
+  struct LayerSeries {
+    prometheus::Histogram* batch_rows;
+    prometheus::Histogram* batch_requests;
+  };
+  static constexpr int kCodes = 17;
+  static constexpr int kStages = 8;
+
+  // Set at construction; the series synchronise themselves.
+  const std::shared_ptr<prometheus::Registry> registry_;
+  const std::shared_ptr<LiveCollectable> live_;
+  std::array<std::array<prometheus::Counter*, kCodes>, kRpcCount> requests_;
+  std::array<prometheus::Histogram*, kRpcCount> request_seconds_;
+  std::array<prometheus::Histogram*, kStages> stage_seconds_;
+  std::array<prometheus::Counter*, kCodes> rejected_;
+  prometheus::Counter* write_timeouts_;
+  prometheus::Family<prometheus::Histogram>* batch_rows_;
+  prometheus::Family<prometheus::Histogram>* batch_requests_;
+  prometheus::Family<prometheus::Gauge>* weight_bytes_;
+
+  Mutex mutex_;
+  absl::flat_hash_map<const Layer*, LayerSeries> layers_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace expertd

@@ -1,0 +1,259 @@
+#include "server/options.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <set>
+#include <variant>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
+namespace expertd {
+namespace {
+
+constexpr std::int64_t kMaxLayerIndex = 9999;
+
+using Member = std::variant<std::string ServerOptions::*, std::vector<std::string> ServerOptions::*,
+                            std::int64_t ServerOptions::*, bool ServerOptions::*>;
+
+struct OptionRow {
+  const char* name;  // the flag without its dashes
+  const char* group;
+  Member member;
+  const char* help;
+  // Integers only.
+  std::int64_t min = 0;
+  std::int64_t max = std::numeric_limits<std::int64_t>::max();
+  // Strings only: separated by '|'; null: anything.
+  const char* choices = nullptr;
+};
+
+constexpr std::int64_t kDayMs = 86'400'000;
+
+const OptionRow kOptions[] = {
+    {"checkpoint", "Model", &ServerOptions::checkpoints,
+     "Folder of a published checkpoint, or NAME=DIR to name the model; may be repeated"},
+    {"layers", "Model", &ServerOptions::layers, "Layers to load of every checkpoint, such as 0-3,7 (default: all)"},
+    {"family", "Model", &ServerOptions::family, "Overrides config.json's model_type"},
+
+    {"device", "Engine", &ServerOptions::device, "cpu, cuda:N, or null (no arithmetic, for benchmarks of the service)"},
+    {"threads", "Engine", &ServerOptions::threads, "Threads that compute; 0: one for each core", 0, 4096},
+    {"max-batch-rows", "Engine", &ServerOptions::max_batch_rows, "Rows that are computed together, at most", 1,
+     1 << 20},
+    {"buffer-mib", "Engine", &ServerOptions::buffer_mib, "Memory for the rows of requests and answers, MiB", 1,
+     1 << 22},
+    {"batch-window-us", "Engine", &ServerOptions::batch_window_us,
+     "How long a batch may wait for company, microseconds", 0, 1'000'000},
+
+    {"listen", "Listeners", &ServerOptions::listen, "Address of the service: HOST:PORT or unix:PATH; port 0: any"},
+    {"metrics-address", "Listeners", &ServerOptions::metrics_address,
+     "HOST:PORT of the Prometheus endpoint; empty: none"},
+    {"health-address", "Listeners", &ServerOptions::health_address,
+     "HOST:PORT of a plaintext listener with nothing but gRPC health; empty: none"},
+    {"insecure", "Listeners", &ServerOptions::insecure, "Allow plaintext on addresses that other machines can reach"},
+
+    {"max-rows-per-request", "Requests", &ServerOptions::max_rows_per_request, "Rows of one request, at most", 1,
+     1 << 20},
+    {"max-queued-rows", "Requests", &ServerOptions::max_queued_rows, "Rows accepted and not yet answered, at most", 1,
+     1 << 24},
+    {"max-in-flight-per-stream", "Requests", &ServerOptions::max_in_flight_per_stream,
+     "Requests of one stream that are not yet answered, at most", 1, 65536},
+    {"max-streams-per-connection", "Requests", &ServerOptions::max_streams_per_connection,
+     "Calls in progress on one connection, at most", 1, 65536},
+    {"default-timeout-ms", "Requests", &ServerOptions::default_timeout_ms,
+     "For requests that come without a deadline, milliseconds", 1, kDayMs},
+    {"write-timeout-ms", "Requests", &ServerOptions::write_timeout_ms,
+     "A caller that does not read its answer for so long is cancelled, milliseconds", 1, kDayMs},
+    {"refuse-non-finite", "Requests", &ServerOptions::refuse_non_finite, "Refuse rows that hold NaN or infinity"},
+
+    {"drain-grace-ms", "Stop", &ServerOptions::drain_grace_ms,
+     "After SIGTERM: how long new work is still taken while balancers turn away, milliseconds", 0, kDayMs},
+    {"drain-timeout-ms", "Stop", &ServerOptions::drain_timeout_ms,
+     "After the grace: how long accepted work may take, milliseconds", 1, kDayMs},
+
+    {.name = "log-level",
+     .group = "Log",
+     .member = &ServerOptions::log_level,
+     .help = "Least severity that is logged",
+     .choices = "debug|info|warning|error"},
+    {.name = "log-format",
+     .group = "Log",
+     .member = &ServerOptions::log_format,
+     .help = "One line an event, as",
+     .choices = "text|json"},
+};
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
+
+std::string VariableOf(const OptionRow& row) {
+  return absl::StrCat("EXPERTD_", absl::AsciiStrToUpper(absl::StrReplaceAll(row.name, {{"-", "_"}})));
+}
+
+std::string ValueOf(const OptionRow& row, const ServerOptions& options) {
+  return std::visit(
+      Overloaded{[&](std::string ServerOptions::*m) { return options.*m; },
+                 [&](std::vector<std::string> ServerOptions::*m) { return absl::StrJoin(options.*m, ","); },
+                 [&](std::int64_t ServerOptions::*m) { return absl::StrCat(options.*m); },
+                 [&](bool ServerOptions::*m) { return std::string(options.*m ? "true" : "false"); }},
+      row.member);
+}
+
+CLI::Option* AddRow(CLI::App& app, const OptionRow& row, ServerOptions* options) {
+  const std::string flag = absl::StrCat("--", row.name);
+  return std::visit(
+      Overloaded{[&](std::string ServerOptions::*m) {
+                   CLI::Option* option = app.add_option(flag, options->*m, row.help)->capture_default_str();
+                   if (row.choices)
+                     option->check(CLI::IsMember(std::vector<std::string>(absl::StrSplit(row.choices, '|'))));
+                   return option;
+                 },
+                 [&](std::vector<std::string> ServerOptions::*m) {
+                   return app.add_option(flag, options->*m, row.help)->type_size(1)->allow_extra_args(false);
+                 },
+                 [&](std::int64_t ServerOptions::*m) {
+                   return app.add_option(flag, options->*m, row.help)
+                       ->check(CLI::Range(row.min, row.max))
+                       ->capture_default_str();
+                 },
+                 [&](bool ServerOptions::*m) { return app.add_flag(flag, options->*m, row.help); }},
+      row.member);
+}
+
+// Sets `option` as if the command line had.
+absl::Status Assign(CLI::Option& option, const std::vector<std::string>& values, absl::string_view source) {
+  try {
+    for (const std::string& value : values) option.add_result(value);
+    option.run_callback();
+  } catch (const CLI::Error& error) {
+    return absl::InvalidArgumentError(absl::StrCat(source, "=", absl::StrJoin(values, ","), ": ", error.what()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadConfig(const std::string& path, std::vector<CLI::ConfigItem>* items) {
+  try {
+    *items = CLI::ConfigTOML().from_file(path);
+  } catch (const CLI::Error& error) {
+    return absl::InvalidArgumentError(absl::StrCat("--config ", path, ": ", error.what()));
+  }
+  for (const CLI::ConfigItem& item : *items) {
+    const bool known = item.parents.empty() && std::any_of(std::begin(kOptions), std::end(kOptions),
+                                                           [&](const auto& row) { return item.name == row.name; });
+    if (!known) return absl::InvalidArgumentError(absl::StrCat("--config ", path, ": unknown key ", item.fullname()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddServerOptions(CLI::App& app, ServerOptions* options) {
+  for (const OptionRow& row : kOptions) {
+    // The variable is named for --help only (env() would win over nothing but read too early): see Resolve.
+    AddRow(app, row, options)->group(row.group);
+  }
+  app.add_option("--config", "Configuration file (TOML or INI), keys as the flags without dashes")
+      ->group("Configuration");
+  app.footer(
+      "Every flag is also an environment variable (--max-batch-rows: EXPERTD_MAX_BATCH_ROWS) and a key of the\n"
+      "configuration file (max-batch-rows). Flags win over the environment, the environment over the file.");
+}
+
+// CLI11 itself lets the file win over the environment, and reads no file for a subcommand.
+absl::Status ResolveServerOptions(CLI::App& app, const ServerOptions& options) {
+  CLI::Option* config = app.get_option("--config");
+  const char* config_variable = std::getenv("EXPERTD_CONFIG");
+  std::string path = config->count() > 0 ? config->as<std::string>() : (config_variable ? config_variable : "");
+  std::vector<CLI::ConfigItem> items;
+  if (!path.empty()) {
+    if (absl::Status status = ReadConfig(path, &items); !status.ok()) return status;
+  }
+  for (const OptionRow& row : kOptions) {
+    CLI::Option* option = app.get_option(absl::StrCat("--", row.name));
+    if (option->count() > 0) continue;
+    const bool repeatable = std::holds_alternative<std::vector<std::string> ServerOptions::*>(row.member);
+    if (const char* value = std::getenv(VariableOf(row).c_str()); value != nullptr) {
+      std::vector<std::string> values = {value};
+      if (repeatable) values = absl::StrSplit(value, ',', absl::SkipEmpty());
+      if (absl::Status status = Assign(*option, values, VariableOf(row)); !status.ok()) return status;
+      continue;
+    }
+    for (const CLI::ConfigItem& item : items) {
+      if (item.name != row.name) continue;
+      absl::Status status = Assign(*option, item.inputs, absl::StrCat("--config ", path, ": ", row.name));
+      if (!status.ok()) return status;
+    }
+  }
+  return options.Validate();
+}
+
+absl::Status ServerOptions::Validate() const {
+  if (checkpoints.empty()) return absl::InvalidArgumentError("--checkpoint: needed at least once");
+  for (const std::string& checkpoint : checkpoints) {
+    if (checkpoint.empty() || checkpoint.front() == '=' || checkpoint.back() == '=') {
+      return absl::InvalidArgumentError(absl::StrCat("--checkpoint ", checkpoint, ": wants DIR or NAME=DIR"));
+    }
+  }
+  std::vector<std::int64_t> indices;
+  if (absl::Status status = ParseLayerList(layers, &indices); !status.ok()) return status;
+  if (listen.empty()) return absl::InvalidArgumentError("--listen: wants HOST:PORT or unix:PATH");
+  const std::pair<const char*, const std::string*> plaintext[] = {{"--listen", &listen},
+                                                                  {"--metrics-address", &metrics_address}};
+  for (const auto& [flag, address] : plaintext) {
+    if (address->empty() || insecure || IsLocalAddress(*address)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag, " ", *address, ": other machines can reach it in plaintext; --insecure allows that"));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::pair<std::string, std::string>> ServerOptions::Effective() const {
+  std::vector<std::pair<std::string, std::string>> values;
+  for (const OptionRow& row : kOptions) values.emplace_back(row.name, ValueOf(row, *this));
+  return values;
+}
+
+absl::Status ParseLayerList(absl::string_view text, std::vector<std::int64_t>* layers) {
+  layers->clear();
+  if (text.empty()) return absl::OkStatus();
+  std::set<std::int64_t> found;
+  for (absl::string_view part : absl::StrSplit(text, ',')) {
+    const std::vector<absl::string_view> ends = absl::StrSplit(part, absl::MaxSplits('-', 1));
+    std::int64_t first = 0, last = 0;
+    const bool valid = absl::SimpleAtoi(ends.front(), &first) && absl::SimpleAtoi(ends.back(), &last) && first >= 0 &&
+                       first <= last && last <= kMaxLayerIndex;
+    if (!valid) {
+      return absl::InvalidArgumentError(absl::StrCat("--layers ", text, ": '", part, "' is no layer (0..",
+                                                     kMaxLayerIndex, ") or range of layers such as 0-3"));
+    }
+    for (std::int64_t layer = first; layer <= last; ++layer) found.insert(layer);
+  }
+  layers->assign(found.begin(), found.end());
+  return absl::OkStatus();
+}
+
+bool IsLocalAddress(absl::string_view address) {
+  if (absl::StartsWith(address, "unix:") || absl::StartsWith(address, "unix-abstract:")) return true;
+  absl::string_view host = address.substr(0, address.rfind(':'));
+  if (absl::ConsumePrefix(&host, "[")) return host == "::1]";
+  if (host == "localhost") return true;
+  // Four numbers, so that the name 127.example.com is not taken for an address.
+  const std::vector<absl::string_view> octets = absl::StrSplit(host, '.');
+  return octets.size() == 4 && octets[0] == "127" && std::all_of(octets.begin(), octets.end(), [](absl::string_view o) {
+           int value = 0;
+           return absl::SimpleAtoi(o, &value) && value >= 0 && value <= 255;
+         });
+}
+
+}  // namespace expertd

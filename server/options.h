@@ -1,0 +1,74 @@
+// What a server can be told. Every option is one row of a table (options.cc): its flag, its EXPERTD_... variable, its
+// key in the configuration file, its default, its limits, its help and its line in the log all come from there.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace expertd {
+
+struct ServerOptions {
+  // Model
+  std::vector<std::string> checkpoints;  // DIR or NAME=DIR
+  std::string layers;                    // "0-3,7"; empty: every MoE layer
+  std::string family;                    // overrides config.json's model_type
+
+  // Engine
+  std::string device = "cpu";  // cpu, cuda:N, or null (copies rows: measures everything but the arithmetic)
+  std::int64_t threads = 0;    // 0: one for each core this process may use
+  std::int64_t max_batch_rows = 4096;
+  std::int64_t buffer_mib = 1024;  // row buffers: requests and answers that are held
+  std::int64_t batch_window_us = 0;
+
+  // Listeners
+  std::string listen = "127.0.0.1:8470";
+  std::string metrics_address = "127.0.0.1:9470";  // empty: none
+  std::string health_address;                      // empty: none
+  bool insecure = false;                           // plaintext beyond this machine
+
+  // Requests
+  std::int64_t max_rows_per_request = 8192;
+  std::int64_t max_queued_rows = 65536;
+  std::int64_t max_in_flight_per_stream = 64;
+  std::int64_t max_streams_per_connection = 256;
+  std::int64_t default_timeout_ms = 30000;
+  std::int64_t write_timeout_ms = 5000;
+  bool refuse_non_finite = false;
+
+  // Stop
+  std::int64_t drain_grace_ms = 1000;
+  std::int64_t drain_timeout_ms = 30000;
+
+  // Log
+  std::string log_level = "info";
+  std::string log_format = "text";
+
+  // What no single flag's limits can say: InvalidArgument naming flag and value. Plaintext addresses beyond loopback
+  // and unix sockets need `insecure`, metrics included; the health listener says nothing worth hiding.
+  absl::Status Validate() const;
+
+  // (flag without dashes, value) in the order of the table.
+  std::vector<std::pair<std::string, std::string>> Effective() const;
+};
+
+// Adds the flags, --config and what else the table says to `app`. `options` and `app` must live until
+// ResolveServerOptions.
+void AddServerOptions(CLI::App& app, ServerOptions* options);
+
+// Fills in what the command line left open: environment, then configuration file, then default. To be called once,
+// when `app` was parsed. InvalidArgument naming the source, the option and the value.
+absl::Status ResolveServerOptions(CLI::App& app, const ServerOptions& options);
+
+// "0-3,7": ascending, without repetition. InvalidArgument naming the part that is wrong.
+absl::Status ParseLayerList(absl::string_view text, std::vector<std::int64_t>* layers);
+
+// True for addresses that only this machine can reach: 127.*, ::1, localhost and unix sockets.
+bool IsLocalAddress(absl::string_view address);
+
+}  // namespace expertd

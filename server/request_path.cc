@@ -1,0 +1,230 @@
+#include "server/request_path.h"
+
+#include <grpcpp/support/slice.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/log.h"
+#include "server/status.h"
+
+namespace expertd {
+namespace {
+
+// Buffers come back as fast as callers read their answers, which nobody can foresee.
+constexpr std::chrono::milliseconds kBufferRetry{10};
+
+double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::int64_t RoutingBytes(std::int64_t rows, std::int64_t k) {
+  return rows * k * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float));
+}
+
+// The job's routing buffer holds ids, then weights.
+std::int32_t* RoutingIds(const Job& job) { return reinterpret_cast<std::int32_t*>(job.routing.data()); }
+float* RoutingWeights(const Job& job, std::int64_t k) {
+  return reinterpret_cast<float*>(RoutingIds(job) + job.rows * k);
+}
+
+std::int64_t RoutingK(const Job& job) { return job.k > 0 ? job.k : job.layer->spec().experts_per_token; }
+bool NeedsRouting(const Job& job) { return job.k > 0 || job.return_routing; }
+
+Clock::time_point DeadlineOf(const ForwardHead& head, const Arrival& arrival,
+                             std::chrono::microseconds default_timeout) {
+  constexpr std::uint64_t kForever = 365ull * 86400 * 1'000'000;
+  Clock::time_point deadline = arrival.call_deadline;
+  if (head.timeout_us > 0 && head.timeout_us < kForever) {
+    deadline = std::min(deadline, arrival.time + std::chrono::microseconds(head.timeout_us));
+  }
+  const bool none = head.timeout_us == 0 && deadline == Clock::time_point::max();
+  return none ? arrival.time + default_timeout : deadline;
+}
+
+void ReleaseJob(void* job) {
+  std::unique_ptr<Job> owned(static_cast<Job*>(job));
+  // The buffer before the ticket: whoever sees the budget empty may take the engine down.
+  owned->output.Reset();
+}
+
+// Takes what the answer does not refer to out of the job, and hands the rest to the transport.
+grpc::ByteBuffer MakeMessage(std::unique_ptr<Job> job, const std::string& prefix, std::int64_t output_bytes) {
+  job->input.Reset();
+  job->routing.Reset();
+  if (output_bytes == 0) {
+    const grpc::Slice slice(prefix);
+    return grpc::ByteBuffer(&slice, 1);
+  }
+  std::byte* output = job->output.data();
+  const grpc::Slice slices[2] = {
+      grpc::Slice(prefix), grpc::Slice(output, static_cast<std::size_t>(output_bytes), &ReleaseJob, job.release())};
+  return grpc::ByteBuffer(slices, 2);
+}
+
+void LogRequest(const ForwardHead& head, const absl::Status& status, double total) {
+  const LogLevel level = status.code() == absl::StatusCode::kInternal ? LogLevel::kError : LogLevel::kDebug;
+  if (!LogEnabled(level)) return;
+  Log(level, "request",
+      {{"id", static_cast<std::int64_t>(head.request_id)},
+       {"model", head.model},
+       {"layer", static_cast<std::int64_t>(head.layer)},
+       {"rows", head.rows},
+       {"code", absl::StatusCodeToString(status.code())},
+       {"message", status.message()},
+       {"total_us", static_cast<std::int64_t>(total * 1e6)},
+       {"traceparent", head.traceparent}});
+}
+
+// What the answer needs and the job does not know.
+struct Pending {
+  ForwardHead head;
+  Rpc rpc;
+  double decode = 0;  // seconds
+  AnswerFn answer;
+};
+
+void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job, absl::Status status,
+              const BatchReport& report) {
+  const Clock::time_point arrival = job->arrival;
+  grpc::ByteBuffer message;
+  if (status.ok()) {
+    const LayerSpec& spec = job->layer->spec();
+    const LayerPtr layer = job->layer;  // the fingerprint outlives the job
+    const RequestTimes times = {pending.decode, report.queue, report.stages, Seconds(Clock::now() - arrival)};
+    ResponseHead head = {.request_id = pending.head.request_id,
+                         .rows = job->rows,
+                         .dtype = job->output_dtype,
+                         .decode = times.decode,
+                         .queue = times.queue,
+                         .total = times.total,
+                         .stages = times.stages,
+                         .batch_rows = report.rows,
+                         .batch_requests = report.requests,
+                         .fingerprint = layer->fingerprint()};
+    if (job->return_routing && job->rows > 0) {
+      head.k = RoutingK(*job);
+      head.topk_ids = RoutingIds(*job);
+      head.topk_weights = RoutingWeights(*job, head.k);
+    }
+    const std::int64_t output_bytes = BytesOf(job->output_dtype, job->rows * spec.hidden_size);
+    const std::string prefix = EncodeResponsePrefix(head, static_cast<std::uint64_t>(output_bytes));
+    message = MakeMessage(std::move(job), prefix, output_bytes);
+    metrics.Answered(times);
+  }
+  const double total = Seconds(Clock::now() - arrival);
+  metrics.RequestDone(pending.rpc, status.code(), total);
+  LogRequest(pending.head, status, total);
+  pending.answer(std::move(status), std::move(message));
+}
+
+}  // namespace
+
+std::optional<Scheduler::JobId> RequestPath::Submit(const absl::StatusOr<ForwardHead>& head, Slices slices,
+                                                    const Arrival& arrival, AnswerFn answer) {
+  absl::StatusOr<std::unique_ptr<Job>> made = head.ok() ? MakeJob(*head, slices, arrival) : head.status();
+  const double decode = Seconds(Clock::now() - arrival.time);
+  if (!made.ok()) {
+    metrics_.Rejected(made.status().code());
+    metrics_.RequestDone(arrival.rpc, made.status().code(), decode);
+    LogRequest(head.ok() ? *head : ForwardHead{}, made.status(), decode);
+    answer(made.status(), grpc::ByteBuffer());
+    return std::nullopt;
+  }
+  std::unique_ptr<Job> job = *std::move(made);
+  Pending pending = {*head, arrival.rpc, decode, std::move(answer)};
+  if (job->rows == 0) {
+    Complete(metrics_, pending, std::move(job), absl::OkStatus(), BatchReport{});
+    return std::nullopt;
+  }
+  job->done = [&metrics = metrics_, pending = std::move(pending)](std::unique_ptr<Job> done, absl::Status status,
+                                                                  const BatchReport& report) {
+    Complete(metrics, pending, std::move(done), std::move(status), report);
+  };
+  return scheduler_.Submit(std::move(job));
+}
+
+void RequestPath::Refused(Rpc rpc, const absl::Status& status) {
+  metrics_.Rejected(status.code());
+  metrics_.RequestDone(rpc, status.code(), 0);
+}
+
+absl::StatusOr<LayerPtr> RequestPath::FindLayer(const ForwardHead& head) const {
+  absl::StatusOr<LayerPtr> layer = layers_.Find(head.model, head.layer);
+  if (!layer.ok() || head.expected_fingerprint.empty() || head.expected_fingerprint == (*layer)->fingerprint()) {
+    return layer;
+  }
+  return absl::FailedPreconditionError(absl::StrCat("expected_fingerprint: ", head.expected_fingerprint,
+                                                    " is not that of ", (*layer)->spec().Name(), " (",
+                                                    (*layer)->fingerprint(), ")"));
+}
+
+absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& head, Slices slices,
+                                                          const Arrival& arrival) {
+  absl::StatusOr<LayerPtr> layer = FindLayer(head);
+  if (!layer.ok()) return layer.status();
+  const LayerSpec& spec = (*layer)->spec();
+  const ForwardLimits limits = {.max_rows = limits_.max_rows, .max_k = limits_.max_k};
+  if (absl::Status status = CheckAgainstLayer(head, spec, limits); !status.ok()) return status;
+
+  auto job = std::make_unique<Job>();
+  job->layer = *std::move(layer);
+  job->rows = head.rows;
+  job->input_dtype = head.dtype;
+  job->output_dtype = head.output_dtype;
+  job->shared_expert = head.shared_expert.value_or(!head.pre_routed);
+  job->priority = head.priority;
+  job->arrival = arrival.time;
+  job->deadline = DeadlineOf(head, arrival, limits_.default_timeout);
+  job->k = head.pre_routed ? head.k : 0;
+  job->return_routing = head.return_routing;
+  if (job->rows == 0) return job;
+  if (absl::Status status = FillBuffers(head, slices, *job); !status.ok()) {
+    if (!absl::IsResourceExhausted(status) || RetryAfter(status)) return status;
+    return RetryLater(status.message(), kBufferRetry);
+  }
+  return job;
+}
+
+absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Job& job) {
+  const LayerSpec& spec = job.layer->spec();
+  const std::int64_t elements = job.rows * spec.hidden_size;
+  struct {
+    RowBuffer* buffer;
+    std::int64_t bytes;
+  } const wanted[] = {{&job.input, BytesOf(job.input_dtype, elements)},
+                      {&job.output, BytesOf(job.output_dtype, elements)},
+                      {&job.routing, NeedsRouting(job) ? RoutingBytes(job.rows, RoutingK(job)) : 0}};
+  std::int64_t total = 0;
+  for (const auto& want : wanted) total += want.bytes;
+  absl::StatusOr<Ticket> ticket = admission_->Admit(job.rows, total, Clock::now(), job.deadline);
+  if (!ticket.ok()) return ticket.status();
+  job.ticket = *std::move(ticket);
+  for (const auto& want : wanted) {
+    if (want.bytes == 0) continue;
+    absl::StatusOr<RowBuffer> buffer = engine_.AcquireRows(static_cast<std::size_t>(want.bytes));
+    if (!buffer.ok()) return buffer.status();
+    *want.buffer = *std::move(buffer);
+  }
+  if (job.k > 0) {
+    Gather(slices, head.topk_ids, reinterpret_cast<std::byte*>(RoutingIds(job)));
+    Gather(slices, head.topk_weights, reinterpret_cast<std::byte*>(RoutingWeights(job, job.k)));
+    absl::Status status = CheckRouting(RoutingIds(job), RoutingWeights(job, job.k), job.rows, job.k, spec);
+    if (!status.ok()) return status;
+  }
+  Gather(slices, head.hidden_states, job.input.data());
+  std::int64_t row = 0;
+  if (limits_.refuse_non_finite && HasNonFinite(job.input.data(), job.input_dtype, job.rows, spec.hidden_size, &row)) {
+    return absl::InvalidArgumentError(absl::StrCat("hidden_states[", row, "] holds NaN or infinity"));
+  }
+  return absl::OkStatus();
+}
+
+MessageSlices::MessageSlices(const grpc::ByteBuffer& message) {
+  if (!message.Dump(&slices_).ok()) slices_.clear();
+  for (const grpc::Slice& slice : slices_) {
+    views_.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  }
+}
+
+}  // namespace expertd

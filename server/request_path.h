@@ -1,0 +1,91 @@
+// A request's way through the server, the same for both RPCs: scanned head -> layer -> budget -> row buffers -> batch
+// -> answer.
+#pragma once
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "kernels/engine.h"
+#include "server/codec/forward_codec.h"
+#include "server/job.h"
+#include "server/layer_table.h"
+#include "server/metrics.h"
+#include "server/scheduler/admission.h"
+#include "server/scheduler/scheduler.h"
+
+namespace expertd {
+
+struct RequestLimits {
+  std::int64_t max_rows = 8192;
+  std::int64_t max_k = kMaxExpertsPerToken;
+  std::chrono::microseconds default_timeout{30'000'000};
+  bool refuse_non_finite = false;
+};
+
+// When and how a request came.
+struct Arrival {
+  Rpc rpc = Rpc::kForward;
+  Clock::time_point time;
+  Clock::time_point call_deadline = Clock::time_point::max();  // of the RPC; streams: none
+};
+
+// ok: a ForwardResponse whose last slice is the output where it lies; freeing that slice gives the rows and their
+// budget back. Otherwise the status for the caller and an empty message.
+using AnswerFn = std::function<void(absl::Status status, grpc::ByteBuffer message)>;
+
+// Thread-safe. Everything referred to must outlive it; the engine must outlive the messages too.
+class RequestPath {
+ public:
+  RequestPath(Engine& engine, std::shared_ptr<Admission> admission, Scheduler& scheduler, LayerTable& layers,
+              Metrics& metrics, const RequestLimits& limits)
+      : engine_(engine),
+        admission_(std::move(admission)),
+        scheduler_(scheduler),
+        layers_(layers),
+        metrics_(metrics),
+        limits_(limits) {}
+
+  // Copies what it needs of `slices` before it returns. `answer` is called exactly once: from here, from a scheduler
+  // thread or from within Cancel. The id, for Cancel, only of a request that was queued.
+  std::optional<Scheduler::JobId> Submit(const absl::StatusOr<ForwardHead>& head, Slices slices, const Arrival& arrival,
+                                         AnswerFn answer);
+
+  // Counts a request that was refused before it came here.
+  void Refused(Rpc rpc, const absl::Status& status);
+
+  void Cancel(Scheduler::JobId id) { scheduler_.Cancel(id); }
+
+  Metrics& metrics() const { return metrics_; }
+
+ private:
+  absl::StatusOr<LayerPtr> FindLayer(const ForwardHead& head) const;
+  // Everything that can refuse a request; a job of zero rows has no buffers and is not for the scheduler.
+  absl::StatusOr<std::unique_ptr<Job>> MakeJob(const ForwardHead& head, Slices slices, const Arrival& arrival);
+  absl::Status FillBuffers(const ForwardHead& head, Slices slices, Job& job);
+
+  Engine& engine_;
+  const std::shared_ptr<Admission> admission_;
+  Scheduler& scheduler_;
+  LayerTable& layers_;
+  Metrics& metrics_;
+  const RequestLimits limits_;
+};
+
+// The message's slices as the codec wants them, held while this lives.
+class MessageSlices {
+ public:
+  explicit MessageSlices(const grpc::ByteBuffer& message);
+  operator Slices() const { return views_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  std::vector<grpc::Slice> slices_;
+  absl::InlinedVector<absl::string_view, 8> views_;
+};
+
+}  // namespace expertd

@@ -1,0 +1,274 @@
+#include "server/server.h"
+
+#include <prometheus/exposer.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/call_registry.h"
+#include "server/health.h"
+#include "server/layer_table.h"
+#include "server/listeners.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/request_path.h"
+#include "server/scheduler/admission.h"
+#include "server/scheduler/scheduler.h"
+#include "server/service.h"
+
+namespace expertd {
+namespace {
+
+constexpr std::int64_t kSmallFieldsBytes = 64 << 10;
+constexpr std::int64_t kMaxGrpcMessageBytes = std::numeric_limits<int>::max();
+// gRPC's own limit lies so far above ours that a request which is too large for us is refused by us, with a reason.
+constexpr std::int64_t kGrpcLimitFactor = 2;
+constexpr std::chrono::milliseconds kWriteCheckEvery{250};
+constexpr std::chrono::seconds kWaitForTransport{5};
+
+RequestLimits LimitsOf(const ServerOptions& options, const EngineInfo& engine) {
+  return {.max_rows = options.max_rows_per_request,
+          .max_k = engine.max_k,
+          .default_timeout = std::chrono::milliseconds(options.default_timeout_ms),
+          .refuse_non_finite = options.refuse_non_finite};
+}
+
+SchedulerOptions SchedulingOf(const ServerOptions& options) {
+  return {.max_batch_rows = options.max_batch_rows, .batch_window = std::chrono::microseconds(options.batch_window_us)};
+}
+
+AdmissionLimits BudgetOf(const ServerOptions& options) {
+  return {.max_rows = options.max_queued_rows, .max_bytes = options.buffer_mib << 20};
+}
+
+v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo& engine,
+                                 std::int64_t max_message_bytes) {
+  v1::GetServerInfoResponse info;
+  info.set_version(std::string(kVersion));
+  info.set_device(absl::StrCat(engine.device, ": ", engine.description));
+  info.set_numerics_id(engine.numerics_id);
+  for (const char* feature : {"server_routed", "pre_routed", "return_routing", "stream_cancel"})
+    info.add_features(feature);
+  info.set_max_rows_per_request(options.max_rows_per_request);
+  info.set_max_rows_per_batch(std::min(options.max_batch_rows, engine.max_batch_rows));
+  info.set_max_k(static_cast<std::uint32_t>(engine.max_k));
+  info.set_max_message_bytes(static_cast<std::uint64_t>(max_message_bytes));
+  info.set_max_in_flight_per_stream(static_cast<std::uint32_t>(options.max_in_flight_per_stream));
+  info.set_default_timeout_us(static_cast<std::uint64_t>(options.default_timeout_ms) * 1000);
+  info.set_max_queued_rows(options.max_queued_rows);
+  return info;
+}
+
+}  // namespace
+
+// What the scheduler tells, passed on to who wants to know.
+class BatchObserver : public SchedulerObserver {
+ public:
+  BatchObserver(Metrics& metrics, Health& health, Server::Hooks hooks)
+      : metrics_(metrics), health_(health), hooks_(std::move(hooks)) {}
+
+  void BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests, const StageTimes&) override {
+    metrics_.BatchDone(layer, rows, requests);
+  }
+  void EngineLost(const absl::Status& reason) override {
+    health_.Dead();
+    if (hooks_.on_engine_lost) hooks_.on_engine_lost(reason);
+  }
+
+ private:
+  Metrics& metrics_;
+  Health& health_;
+  const Server::Hooks hooks_;
+};
+
+// In the order of construction: each part refers to parts above it only.
+struct Server::State {
+  State(const ServerOptions& server_options, std::unique_ptr<Engine> the_engine, std::vector<PlannedLayer> the_plan,
+        Hooks hooks, std::int64_t max_message_bytes)
+      : options(server_options),
+        engine(std::move(the_engine)),
+        plan(std::move(the_plan)),
+        admission(std::make_shared<Admission>(BudgetOf(options))),
+        observer(metrics, health, std::move(hooks)),
+        scheduler(*engine, *admission, SchedulingOf(options), time, observer),
+        path(*engine, admission, scheduler, layers, metrics, LimitsOf(options, engine->info())),
+        service(path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)) {}
+
+  absl::Status Bind(std::int64_t max_message_bytes);
+  // The write watch's thread.
+  void WatchWrites();
+  bool StopsBefore(Clock::time_point deadline);
+
+  const ServerOptions options;
+  std::unique_ptr<Engine> engine;
+  const std::vector<PlannedLayer> plan;
+  LayerTable layers;
+  Metrics metrics;
+  Health health;
+  TimeSource time;
+  const std::shared_ptr<Admission> admission;
+  BatchObserver observer;
+  Scheduler scheduler;
+  RequestPath path;
+  CallRegistry calls;
+  ExpertdService service;
+  GrpcListener service_listener;
+  GrpcListener health_listener;
+  MetricsListener metrics_listener;
+  BoundAddresses addresses;
+
+  Mutex mutex;
+  CondVar stopped;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
+  std::thread write_watch;
+};
+
+absl::StatusOr<std::int64_t> MaxMessageBytes(const ServerOptions& options, std::int64_t max_k,
+                                             const std::vector<PlannedLayer>& plan) {
+  std::int64_t row_bytes = 0;
+  for (const PlannedLayer& layer : plan) {
+    row_bytes = std::max(row_bytes, BytesOf(DType::kF32, layer.spec.hidden_size));
+  }
+  row_bytes += max_k * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float));
+  const std::int64_t most = (kMaxGrpcMessageBytes / kGrpcLimitFactor - kSmallFieldsBytes) / row_bytes;
+  if (options.max_rows_per_request > most) {
+    return absl::InvalidArgumentError(absl::StrCat("--max-rows-per-request ", options.max_rows_per_request,
+                                                   ": at most ", most, " rows of these layers fit in a gRPC message"));
+  }
+  return options.max_rows_per_request * row_bytes + kSmallFieldsBytes;
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, std::unique_ptr<Engine> engine,
+                                                      std::vector<PlannedLayer> plan, Hooks hooks) {
+  absl::StatusOr<std::int64_t> max_message_bytes = MaxMessageBytes(options, engine->info().max_k, plan);
+  if (!max_message_bytes.ok()) return max_message_bytes.status();
+  Health::Enable();
+  auto state =
+      std::make_unique<State>(options, std::move(engine), std::move(plan), std::move(hooks), *max_message_bytes);
+  for (const PlannedLayer& layer : state->plan) {
+    if (absl::Status status = state->layers.Announce(layer.spec); !status.ok()) return status;
+  }
+  std::unique_ptr<Server> server(new Server(std::move(state)));
+  if (absl::Status status = server->state_->Bind(*max_message_bytes); !status.ok()) return status;
+  return server;
+}
+
+absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
+  metrics.SetBuildInfo(std::string(kVersion), engine->info());
+  metrics.SetLiveState([this] { return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size()}; });
+  const GrpcListenerOptions service_options = {.address = options.listen,
+                                               .max_message_bytes = kGrpcLimitFactor * max_message_bytes,
+                                               .max_streams_per_connection = options.max_streams_per_connection};
+  absl::StatusOr<GrpcListener> bound = Listen(service_options, &service);
+  if (!bound.ok()) return bound.status();
+  service_listener = *std::move(bound);
+  health.Attach(*service_listener.server);
+  addresses.service = service_listener.address;
+  if (!options.health_address.empty()) {
+    absl::StatusOr<GrpcListener> probes = Listen({.address = options.health_address}, nullptr);
+    if (!probes.ok()) return probes.status();
+    health_listener = *std::move(probes);
+    health.Attach(*health_listener.server);
+    addresses.health = health_listener.address;
+  }
+  if (!options.metrics_address.empty()) {
+    absl::StatusOr<MetricsListener> scrapes = ListenForScrapes(options.metrics_address, metrics);
+    if (!scrapes.ok()) return scrapes.status();
+    metrics_listener = *std::move(scrapes);
+    addresses.metrics = metrics_listener.address;
+  }
+  write_watch = std::thread([this] { WatchWrites(); });
+  return absl::OkStatus();
+}
+
+void Server::State::WatchWrites() {
+  const std::chrono::milliseconds timeout(options.write_timeout_ms);
+  const auto every = std::min(kWriteCheckEvery, std::max(timeout / 4, std::chrono::milliseconds(1)));
+  while (!StopsBefore(Clock::now() + every)) {
+    for (int i = calls.CancelStuckWrites(Clock::now() - timeout); i > 0; --i) {
+      metrics.WriteTimedOut();
+      Log(LogLevel::kWarning, "a caller that does not read was cancelled",
+          {{"write_timeout_ms", options.write_timeout_ms}});
+    }
+  }
+}
+
+bool Server::State::StopsBefore(Clock::time_point deadline) {
+  MutexLock lock(mutex);
+  while (!stopping && stopped.WaitUntil(mutex, deadline)) continue;
+  return stopping;
+}
+
+Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Server::~Server() {
+  State& s = *state_;
+  if (s.write_watch.joinable()) {
+    {
+      MutexLock lock(s.mutex);
+      s.stopping = true;
+      s.stopped.NotifyAll();
+    }
+    s.write_watch.join();
+  }
+  s.health.Leave();
+  s.health.Detach();
+  s.metrics_listener.exposer.reset();
+  for (GrpcListener* listener : {&s.service_listener, &s.health_listener}) {
+    if (listener->server) listener->server->Shutdown(std::chrono::system_clock::now());
+    listener->server.reset();
+  }
+  // The transport may hold answers for a moment longer than the calls; the engine owns their rows.
+  const Clock::time_point deadline = Clock::now() + kWaitForTransport;
+  while (s.admission->rows_in_flight() > 0 && Clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  if (s.admission->rows_in_flight() > 0) {
+    Log(LogLevel::kError, "the transport still holds rows: the engine is left alive");
+    static_cast<void>(s.engine.release());
+    static_cast<void>(state_.release());  // the scheduler's threads refer to the engine
+  }
+}
+
+absl::Status Server::Load(const std::function<bool()>& stop) {
+  State& s = *state_;
+  for (const PlannedLayer& planned : s.plan) {
+    if (stop()) return absl::CancelledError("stopped while layers were loading");
+    const Clock::time_point start = Clock::now();
+    absl::StatusOr<std::unique_ptr<LayerSource>> source = planned.open();
+    if (!source.ok()) return source.status();
+    absl::StatusOr<LayerPtr> layer = s.engine->LoadLayer(**source);
+    if (!layer.ok()) return layer.status();
+    s.metrics.AddLayer(**layer);
+    s.layers.Serve(*layer);
+    const std::string name = planned.spec.Name();
+    s.health.LayerServes(name);
+    Log(LogLevel::kInfo, "layer loaded",
+        {{"layer", name},
+         {"family", planned.spec.family},
+         {"path", (*layer)->path()},
+         {"weight_bytes", (*layer)->weight_bytes()},
+         {"fingerprint", (*layer)->fingerprint()},
+         {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
+  }
+  s.health.Ready();
+  return absl::OkStatus();
+}
+
+void Server::LeaveHealth() { state_->health.Leave(); }
+
+bool Server::Drain(Clock::time_point deadline) {
+  State& s = *state_;
+  s.health.Leave();
+  s.calls.BeginDrain();
+  const bool answered = s.scheduler.Drain(deadline);
+  return s.calls.WaitUntilEmpty(deadline) && answered;
+}
+
+const BoundAddresses& Server::addresses() const { return state_->addresses; }
+
+}  // namespace expertd

@@ -1,0 +1,64 @@
+#include "server/service.h"
+
+#include <chrono>
+
+#include "server/forward_call.h"
+#include "server/forward_stream.h"
+
+namespace expertd {
+namespace {
+
+void Describe(const LayerTable::Row& row, v1::Layer* out) {
+  const LayerSpec& spec = row.spec;
+  out->set_model(spec.model);
+  out->set_layer(static_cast<std::uint32_t>(spec.layer));
+  out->set_state(row.layer ? v1::Layer::STATE_SERVING : v1::Layer::STATE_LOADING);
+  out->set_family(spec.family);
+  out->set_hidden_size(spec.hidden_size);
+  out->set_num_experts(spec.num_experts);
+  out->set_experts_per_token(spec.experts_per_token);
+  out->set_intermediate_size(spec.intermediate_size);
+  out->set_shared_intermediate_size(spec.shared_intermediate_size);
+  out->set_weight_dtype(std::string(WeightFormatName(spec.expert_format)));
+  out->set_activation(std::string(ActivationName(spec.activation)));
+  out->set_routing(spec.RoutingInWords());
+  if (row.layer == nullptr) return;
+  out->set_fingerprint(row.layer->fingerprint());
+  out->set_weight_bytes(static_cast<std::uint64_t>(row.layer->weight_bytes()));
+  out->set_path(std::string(row.layer->path()));
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ExpertdService::Forward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                                  grpc::ByteBuffer* response) {
+  return ForwardCall::Start(path_, calls_, context, request, response);
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ExpertdService::ForwardStream(
+    grpc::CallbackServerContext* context) {
+  return expertd::ForwardStream::Start(path_, calls_, context, info_.max_in_flight_per_stream());
+}
+
+grpc::ServerUnaryReactor* ExpertdService::ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,
+                                                     v1::ListLayersResponse* response) {
+  const Clock::time_point start = Clock::now();
+  for (const LayerTable::Row& row : layers_.List()) Describe(row, response->add_layers());
+  path_.metrics().RequestDone(Rpc::kListLayers, absl::StatusCode::kOk,
+                              std::chrono::duration<double>(Clock::now() - start).count());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ExpertdService::GetServerInfo(grpc::CallbackServerContext* context,
+                                                        const v1::GetServerInfoRequest*,
+                                                        v1::GetServerInfoResponse* response) {
+  *response = info_;
+  path_.metrics().RequestDone(Rpc::kGetServerInfo, absl::StatusCode::kOk, 0);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace expertd
