@@ -1,0 +1,172 @@
+#include "tests/unit/client/fake_server.h"
+
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/server_builder.h>
+
+#include <deque>
+
+#include "absl/strings/str_cat.h"
+#include "expertd/v1/expertd.grpc.pb.h"
+#include "kernels/base/mutex.h"
+
+namespace expertd::client {
+namespace {
+
+v1::ForwardResponse Copy(const v1::ForwardRequest& request) {
+  v1::ForwardResponse response;
+  response.set_request_id(request.request_id());
+  response.mutable_result()->set_rows(request.rows());
+  response.mutable_result()->set_dtype(request.dtype());
+  response.mutable_result()->set_batch_rows(static_cast<std::uint32_t>(request.rows()));
+  response.mutable_result()->set_batch_requests(1);
+  response.mutable_result()->mutable_stages()->set_gemm(2);
+  response.mutable_result()->mutable_stages()->set_total(3);
+  response.mutable_result()->set_output(request.hidden_states());
+  return response;
+}
+
+v1::ForwardResponse Refusal(std::uint64_t id, grpc::StatusCode code, std::uint64_t retry_after_us) {
+  v1::ForwardResponse response;
+  response.set_request_id(id);
+  response.mutable_error()->set_code(code);
+  response.mutable_error()->set_message("refused");
+  response.mutable_error()->set_retry_after_us(retry_after_us);
+  return response;
+}
+
+// Never finishes by itself.
+class HeldCall final : public grpc::ServerUnaryReactor {
+  void OnCancel() override { Finish(grpc::Status(grpc::StatusCode::CANCELLED, "cancelled")); }
+  void OnDone() override { delete this; }
+};
+
+class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::ForwardResponse> {
+ public:
+  FakeStream() { StartRead(&request_); }
+
+ private:
+  void OnReadDone(bool ok) override {
+    {
+      MutexLock lock(mutex_);
+      if (ok) {
+        Handle();
+      } else {
+        half_closed_ = true;
+      }
+      if (ended_ || half_closed_) return FinishWhenIdle();
+    }
+    StartRead(&request_);
+  }
+
+  void Handle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (request_.has_cancel()) {
+      Answer(Refusal(request_.cancel().request_id(), grpc::StatusCode::CANCELLED, 0));
+      return;
+    }
+    const v1::ForwardRequest& forward = request_.forward();
+    if (forward.model() == "copy") Answer(Copy(forward));
+    if (forward.model() == "full") Answer(Refusal(forward.request_id(), grpc::StatusCode::RESOURCE_EXHAUSTED, 7000));
+    if (forward.model() == "end") ended_ = true;
+    if (forward.model() == "flip") {
+      v1::ForwardResponse response = Copy(forward);
+      response.mutable_result()->mutable_output()->back() ^= 1;
+      Answer(std::move(response));
+    }
+  }
+
+  void Answer(v1::ForwardResponse response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    answers_.push_back(std::move(response));
+    if (answers_.size() == 1) StartWrite(&answers_.front());
+  }
+
+  void OnWriteDone(bool ok) override {
+    MutexLock lock(mutex_);
+    answers_.pop_front();
+    if (!ok) answers_.clear();
+    if (!answers_.empty()) StartWrite(&answers_.front());
+    FinishWhenIdle();
+  }
+
+  void FinishWhenIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!answers_.empty() || finished_ || (!ended_ && !half_closed_)) return;
+    finished_ = true;
+    Finish(ended_ ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "ended") : grpc::Status::OK);
+  }
+
+  void OnDone() override { delete this; }
+
+  v1::StreamRequest request_;
+  Mutex mutex_;
+  std::deque<v1::ForwardResponse> answers_ ABSL_GUARDED_BY(mutex_);
+  bool half_closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+class FakeServer::Service final : public v1::Expertd::CallbackService {
+  grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const v1::ForwardRequest* request,
+                                    v1::ForwardResponse* response) override {
+    if (request->model() == "hold") return new HeldCall;
+    auto* reactor = context->DefaultReactor();
+    if (request->model() == "full") {
+      context->AddTrailingMetadata("grpc-retry-pushback-ms", "7");
+      reactor->Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "refused"));
+    } else {
+      *response = Copy(*request);
+      reactor->Finish(grpc::Status::OK);
+    }
+    return reactor;
+  }
+
+  grpc::ServerBidiReactor<v1::StreamRequest, v1::ForwardResponse>* ForwardStream(
+      grpc::CallbackServerContext*) override {
+    return new FakeStream;
+  }
+
+  grpc::ServerUnaryReactor* ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,
+                                       v1::ListLayersResponse* response) override {
+    for (const char* model : {"loading", "copy", "full", "flip", "end"}) *response->add_layers() = LayerOf(model);
+    response->mutable_layers(0)->set_state(v1::Layer::STATE_LOADING);
+    auto* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest*,
+                                          v1::GetServerInfoResponse* response) override {
+    response->set_version("fake");
+    response->set_max_rows_per_request(kMaxRows);
+    response->set_max_in_flight_per_stream(4);
+    response->set_max_message_bytes(1 << 20);
+    auto* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+};
+
+FakeServer::FakeServer() : service_(std::make_unique<Service>()) {
+  grpc::EnableDefaultHealthCheckService(true);
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(service_.get());
+  server_ = builder.BuildAndStart();
+  server_->GetHealthCheckService()->SetServingStatus("copy/0", false);
+  address_ = absl::StrCat("127.0.0.1:", port);
+}
+
+FakeServer::~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+v1::Layer FakeServer::LayerOf(const std::string& model) {
+  v1::Layer layer;
+  layer.set_model(model);
+  layer.set_state(v1::Layer::STATE_SERVING);
+  layer.set_hidden_size(8);
+  layer.set_num_experts(4);
+  layer.set_experts_per_token(2);
+  return layer;
+}
+
+}  // namespace expertd::client
