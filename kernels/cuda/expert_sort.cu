@@ -1,0 +1,237 @@
+// Ranks without atomics, so that the order is stable: each warp owns a run of neighbouring slots and a row of counters
+// in shared memory. It takes 32 slots at a time; lanes with the same bin find each other (match_any) and the lowest of
+// them moves the counter. A prefix over warps, blocks and bins turns counts into positions, and a second walk over the
+// same slots hands the positions out.
+//
+// Two kernels at most. The blocks of the second do not wait for one another: each adds up the counts of the first
+// itself, which for 128 blocks x 256 bins is 128 KiB from L2.
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/expert_sort.h"
+
+namespace expertd::cuda {
+namespace {
+
+constexpr int kWarps = kSortThreads / 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// 32-slot steps whose ids are loaded together, to wait for memory once.
+constexpr int kStepsInFlight = 8;
+
+__device__ int BinOf(const ExpertSortLaunch& launch, std::int64_t slot, std::int64_t end) {
+  const std::int32_t id = slot < end ? launch.ids[slot] : -1;
+  return id < 0 ? -1 : launch.ids_per_bin == 1 ? id : id / static_cast<std::int32_t>(launch.ids_per_bin);
+}
+
+// Calls visit(slot, bin, lanes of the same bin) with all lanes of the warp, in order of the slots of `warp`.
+template <typename Visit>
+__device__ void WalkSlots(const ExpertSortLaunch& launch, int warp, const Visit& visit) {
+  const std::int64_t begin = (std::int64_t{blockIdx.x} * launch.config.warps + warp) * launch.config.slots_per_warp;
+  const std::int64_t end = min(begin + launch.config.slots_per_warp, launch.slots);
+  for (std::int64_t first = begin; first < end; first += kStepsInFlight * 32) {
+    int bin[kStepsInFlight];
+#pragma unroll
+    for (int i = 0; i < kStepsInFlight; ++i) bin[i] = BinOf(launch, first + i * 32 + threadIdx.x % 32, end);
+#pragma unroll
+    for (int i = 0; i < kStepsInFlight; ++i) {
+      if (first + i * 32 >= end) break;
+      visit(first + i * 32 + threadIdx.x % 32, bin[i], __match_any_sync(kAllLanes, bin[i]));
+    }
+  }
+}
+
+__device__ bool IsLowest(unsigned lanes) { return __ffs(lanes) - 1 == threadIdx.x % 32; }
+__device__ int RankIn(unsigned lanes) { return __popc(lanes & ((1u << threadIdx.x % 32) - 1)); }
+
+// Counts of this block's slots: block_counts[block, bin]. Integer atomics, whose order does not show.
+__global__ void __launch_bounds__(kSortThreads) CountKernel(const __grid_constant__ ExpertSortLaunch launch) {
+  extern __shared__ std::int32_t count[];  // [bins]
+  for (int bin = threadIdx.x; bin < launch.bins; bin += kSortThreads) count[bin] = 0;
+  __syncthreads();
+  const std::int64_t per_block = launch.config.warps * launch.config.slots_per_warp;
+  const std::int64_t begin = blockIdx.x * per_block, end = min(begin + per_block, launch.slots);
+  for (std::int64_t slot = begin + threadIdx.x; slot < end; slot += kSortThreads) {
+    const int bin = BinOf(launch, slot, end);
+    if (bin >= 0) atomicAdd(&count[bin], 1);
+  }
+  __syncthreads();
+  std::int32_t* const to = launch.block_counts + blockIdx.x * launch.bins;
+  for (int bin = threadIdx.x; bin < launch.bins; bin += kSortThreads) to[bin] = count[bin];
+}
+
+struct Sums {
+  int before, total;
+};
+
+// Exclusive prefix of each thread's value over the block, and the sum of all.
+__device__ Sums BlockScan(int value) {
+  __shared__ int warp_sum[kWarps];
+  const int lane = threadIdx.x % 32;
+  int inclusive = value;
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, inclusive, step);
+    if (lane >= step) inclusive += other;
+  }
+  __syncthreads();  // an earlier call's warp_sum has been read
+  if (lane == 31) warp_sum[threadIdx.x / 32] = inclusive;
+  __syncthreads();
+  int sum = warp_sum[lane];
+  const int own = __shfl_sync(kAllLanes, sum, threadIdx.x / 32);
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, sum, step);
+    if (lane >= step) sum += other;
+  }
+  const int up_to_own = __shfl_sync(kAllLanes, sum, threadIdx.x / 32);
+  return {up_to_own - own + inclusive - value, __shfl_sync(kAllLanes, sum, 31)};
+}
+
+// Arrays of the placing kernel in shared memory.
+struct Shared {
+  std::int32_t* counters;  // [warps, bins]  first counts, then the next rank that a warp hands out
+  std::int32_t* first;     // [bins]         position of rank 0 of this block's slots
+  std::int32_t* offset;    // [bins + 1]     start of each bin's padded run
+
+  __device__ Shared(std::int32_t* base, const ExpertSortLaunch& launch)
+      : counters(base), first(counters + launch.config.warps * launch.bins), offset(first + launch.bins) {}
+};
+
+// Turns a bin's counters into prefixes over the warps. Returns the block's slots of that bin.
+__device__ int ScanWarps(const ExpertSortLaunch& launch, const Shared& shared, std::int64_t bin) {
+  int sum = 0;
+  for (int warp = 0; warp < launch.config.warps; ++warp) {
+    std::int32_t& counter = shared.counters[warp * launch.bins + bin];
+    const int count = counter;
+    counter = sum;
+    sum += count;
+  }
+  return sum;
+}
+
+// A bin's slots in the blocks before this one, and in all.
+__device__ Sums ScanBlocks(const ExpertSortLaunch& launch, std::int64_t bin, int own) {
+  if (launch.block_counts == nullptr) return {0, own};
+  Sums sums = {0, 0};
+#pragma unroll 8
+  for (int block = 0; block < launch.config.blocks; ++block) {
+    const int count = launch.block_counts[block * launch.bins + bin];
+    sums.before += block < blockIdx.x ? count : 0;
+    sums.total += count;
+  }
+  return sums;
+}
+
+// Fills shared.first and shared.offset; block 0 writes counts, offsets and overflow.
+__device__ void ScanBins(const ExpertSortLaunch& launch, const Shared& shared) {
+  const int per_thread = (launch.bins + kSortThreads - 1) / kSortThreads;
+  const std::int64_t begin = std::int64_t{threadIdx.x} * per_thread, end = min(begin + per_thread, launch.bins);
+  int padded = 0, over = 0;
+  for (std::int64_t bin = begin; bin < end; ++bin) {
+    const Sums slots = ScanBlocks(launch, bin, ScanWarps(launch, shared, bin));
+    shared.offset[bin] = padded;
+    shared.first[bin] = slots.before;
+    padded += (slots.total + launch.block - 1) / launch.block * launch.block;
+    over += launch.capacity >= 0 && slots.total > launch.capacity ? slots.total - launch.capacity : 0;
+    if (blockIdx.x == 0) launch.counts[bin] = slots.total;
+  }
+  const Sums run = BlockScan(padded);
+  for (std::int64_t bin = begin; bin < end; ++bin) {
+    shared.offset[bin] += run.before;
+    shared.first[bin] += launch.capacity >= 0 ? static_cast<int>(bin * launch.capacity) : shared.offset[bin];
+    if (blockIdx.x == 0 && launch.offsets != nullptr) launch.offsets[bin] = shared.offset[bin];
+  }
+  if (launch.overflow != nullptr) over = BlockScan(over).total;
+  if (threadIdx.x == 0) {
+    shared.offset[launch.bins] = run.total;
+    if (blockIdx.x == 0 && launch.offsets != nullptr) launch.offsets[launch.bins] = run.total;
+    if (blockIdx.x == 0 && launch.overflow != nullptr) *launch.overflow = over;
+  }
+}
+
+// The bin whose run holds `position`; position < offset[bins].
+__device__ int BinAt(const Shared& shared, int bins, std::int64_t position) {
+  int low = 0, high = bins;  // offset[low] <= position < offset[high]
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (shared.offset[middle] <= position ? low : high) = middle;
+  }
+  return low;
+}
+
+// What no slot writes: padding within the runs, positions past the last run, and the expert of each block.
+__device__ void FillPadding(const ExpertSortLaunch& launch, const Shared& shared) {
+  const std::int64_t total = shared.offset[launch.bins], threads = std::int64_t{gridDim.x} * kSortThreads;
+  const std::int64_t thread = std::int64_t{blockIdx.x} * kSortThreads + threadIdx.x;
+  for (std::int64_t position = total + thread; position < launch.padded; position += threads) {
+    launch.sorted_slots[position] = -1;
+  }
+  if (launch.block_experts != nullptr) {
+    for (std::int64_t block = thread; block < launch.padded / launch.block; block += threads) {
+      const std::int64_t position = block * launch.block;
+      launch.block_experts[block] = position < total ? BinAt(shared, launch.bins, position) : -1;
+    }
+  }
+}
+
+// Padding of one bin's run: the last block of the bin's slots knows where they end.
+__device__ void FillRuns(const ExpertSortLaunch& launch, const Shared& shared) {
+  if (blockIdx.x != gridDim.x - 1) return;
+  for (std::int64_t bin = threadIdx.x / 32; bin < launch.bins; bin += kWarps) {
+    // After all ranks of the last block are handed out, its last warp's counter is the block's count of the bin.
+    const int end = shared.first[bin] + shared.counters[(launch.config.warps - 1) * launch.bins + bin];
+    for (int position = end + threadIdx.x % 32; position < shared.offset[bin + 1]; position += 32) {
+      launch.sorted_slots[position] = -1;
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kSortThreads) PlaceKernel(const __grid_constant__ ExpertSortLaunch launch) {
+  extern __shared__ std::int32_t memory[];
+  const Shared shared(memory, launch);
+  const int warp = threadIdx.x / 32;
+  std::int32_t* const own = shared.counters + warp * launch.bins;
+  for (std::int64_t i = threadIdx.x; i < launch.config.warps * launch.bins; i += kSortThreads) shared.counters[i] = 0;
+  __syncthreads();
+  if (warp < launch.config.warps) {
+    WalkSlots(launch, warp, [&](std::int64_t, int bin, unsigned same) {
+      if (bin >= 0 && IsLowest(same)) own[bin] += __popc(same);
+      __syncwarp();
+    });
+  }
+  __syncthreads();
+  ScanBins(launch, shared);
+  __syncthreads();
+  if (warp < launch.config.warps) {
+    WalkSlots(launch, warp, [&](std::int64_t slot, int bin, unsigned same) {
+      // In 64 bits: over a large capacity, a position that will be refused need not fit in 32.
+      std::int64_t position = bin < 0 ? -1 : std::int64_t{shared.first[bin]} + own[bin] + RankIn(same);
+      __syncwarp();
+      if (bin >= 0 && IsLowest(same)) own[bin] += __popc(same);
+      __syncwarp();
+      if (launch.capacity >= 0 && position >= (bin + 1) * launch.capacity) position = -1;
+      if (slot >= launch.slots) return;
+      if (launch.positions != nullptr) launch.positions[slot] = static_cast<int>(position);
+      if (launch.sorted_slots != nullptr && position >= 0) launch.sorted_slots[position] = static_cast<int>(slot);
+    });
+  }
+  if (launch.sorted_slots == nullptr) return;
+  FillPadding(launch, shared);
+  if (launch.block == 1) return;
+  __syncthreads();
+  FillRuns(launch, shared);
+}
+
+}  // namespace
+
+int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
+  if (launch.block_counts != nullptr) {
+    CountKernel<<<launch.config.blocks, kSortThreads, launch.bins * sizeof(std::int32_t), stream>>>(launch);
+  }
+  const int error =
+      cudaFuncSetAttribute(PlaceKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.config.shared_bytes);
+  if (error != cudaSuccess) return error;
+  PlaceKernel<<<launch.config.blocks, kSortThreads, launch.config.shared_bytes, stream>>>(launch);
+  return cudaGetLastError();
+}
+
+}  // namespace expertd::cuda

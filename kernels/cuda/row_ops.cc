@@ -1,0 +1,179 @@
+#include "kernels/cuda/row_ops.h"
+
+#include "kernels/cuda/expert_sort.h"
+#include "kernels/cuda/host.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/row_ops_config.h"
+#include "kernels/ops_check.h"
+
+namespace expertd::cuda {
+namespace {
+
+// Rows of d elements of `element` at these addresses can be moved 16 bytes at a time.
+bool Vectorised(std::int64_t d, Element element, std::initializer_list<const void*> rows) {
+  return d % VectorElements(element) == 0 && Aligned16(rows);
+}
+
+std::uint8_t* TakeMarks(const FusedWeightedScatterArgs& args, Scratch& scratch) {
+  return ScanSlots(args.n * args.k) ? nullptr : scratch.Take<std::uint8_t>(args.r);
+}
+
+}  // namespace
+
+absl::Status FusedGatherReduce(const FusedGatherReduceArgs& args, Stream stream) {
+  if (absl::Status status = Check(args); !status.ok() || args.n == 0) return status;
+  const Element element = ElementOf(args.dtype);
+  const GatherReduceLaunch launch = {.n = args.n,
+                                     .d = args.d,
+                                     .k = args.k,
+                                     .element = element,
+                                     .out_element = ElementOf(args.out_dtype),
+                                     .vectorised = Vectorised(args.d, element, {args.expert_out, args.out}),
+                                     .expert_out = args.expert_out,
+                                     .slot_row = args.slot_row,
+                                     .weights = args.weights,
+                                     .out = args.out};
+  return FromCuda(LaunchGatherReduce(launch, stream.handle), "fused_gather_reduce");
+}
+
+std::int64_t WorkspaceBytes(const FusedWeightedScatterArgs& args) {
+  Scratch scratch;
+  TakeMarks(args, scratch);
+  return scratch.used();
+}
+
+absl::Status FusedWeightedScatter(const FusedWeightedScatterArgs& args, Workspace workspace, Stream stream) {
+  if (absl::Status status = Check(args); !status.ok() || args.r == 0) return status;
+  if (absl::Status status = CheckWorkspace(workspace, WorkspaceBytes(args)); !status.ok()) return status;
+  Scratch scratch(workspace.data);
+  const Element element = ElementOf(args.dtype);
+  const bool vectorised = Vectorised(args.d, element, {args.grad_out, args.grad_expert});
+  const ZeroUnnamedLaunch zero = {.slots = args.n * args.k,
+                                  .r = args.r,
+                                  .d = args.d,
+                                  .element = element,
+                                  .vectorised = vectorised,
+                                  .slot_row = args.slot_row,
+                                  .marks = TakeMarks(args, scratch),
+                                  .to = args.grad_expert};
+  const int error = LaunchZeroUnnamed(zero, stream.handle);
+  if (error != 0 || args.n == 0) return FromCuda(error, "fused_weighted_scatter");
+  const SpreadRowsLaunch spread = {.n = args.n,
+                                   .d = args.d,
+                                   .k = args.k,
+                                   .element = element,
+                                   .vectorised = vectorised,
+                                   .from = args.grad_out,
+                                   .slot_row = args.slot_row,
+                                   .weights = args.weights,
+                                   .to = args.grad_expert};
+  return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_weighted_scatter");
+}
+
+absl::Status FusedRoutingWeightGrad(const FusedRoutingWeightGradArgs& args, Stream stream) {
+  if (absl::Status status = Check(args); !status.ok() || args.n == 0) return status;
+  const Element element = ElementOf(args.dtype);
+  const RoutingWeightGradLaunch launch = {.n = args.n,
+                                          .d = args.d,
+                                          .k = args.k,
+                                          .warps_per_slot = WarpsPerSlot(args.d),
+                                          .element = element,
+                                          .vectorised = Vectorised(args.d, element, {args.expert_out, args.grad_out}),
+                                          .expert_out = args.expert_out,
+                                          .grad_out = args.grad_out,
+                                          .slot_row = args.slot_row,
+                                          .grad_weights = args.grad_weights};
+  return FromCuda(LaunchRoutingWeightGrad(launch, stream.handle), "fused_routing_weight_grad");
+}
+
+// Slots are ranked by expert first, which also counts them; then rows go where their slots stand, and the rest of each
+// expert's positions is cleared.
+std::int64_t WorkspaceBytes(const FusedRoutingScatterArgs& args) {
+  Scratch scratch;
+  PlanSort(args.n * args.k, args.e, scratch);
+  return scratch.used();
+}
+
+absl::Status FusedRoutingScatter(const FusedRoutingScatterArgs& args, Workspace workspace, Stream stream) {
+  if (absl::Status status = Check(args); !status.ok()) return status;
+  if (absl::Status status = CheckWorkspace(workspace, WorkspaceBytes(args)); !status.ok()) return status;
+  Scratch scratch(workspace.data);
+  ExpertSortLaunch sort = PlanSort(args.n * args.k, args.e, scratch);
+  sort.ids = args.ids;
+  sort.counts = args.counts;
+  sort.positions = args.slot_pos;
+  sort.capacity = args.max_tokens;
+  sort.overflow = args.overflow;
+  if (const int error = LaunchExpertSort(sort, stream.handle); error != 0) {
+    return FromCuda(error, "fused_routing_scatter");
+  }
+  if (args.max_tokens == 0) return absl::OkStatus();
+  const Element element = ElementOf(args.dtype);
+  const bool vectorised = Vectorised(args.d, element, {args.rows, args.batched});
+  const ZeroTailsLaunch zero = {.e = args.e,
+                                .max_tokens = args.max_tokens,
+                                .d = args.d,
+                                .element = element,
+                                .vectorised = vectorised,
+                                .counts = args.counts,
+                                .to = args.batched};
+  const int error = LaunchZeroTails(zero, stream.handle);
+  if (error != 0 || args.n == 0) return FromCuda(error, "fused_routing_scatter");
+  const SpreadRowsLaunch spread = {.n = args.n,
+                                   .d = args.d,
+                                   .k = args.k,
+                                   .element = element,
+                                   .vectorised = vectorised,
+                                   .from = args.rows,
+                                   .slot_row = args.slot_pos,
+                                   .to = args.batched};
+  return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_routing_scatter");
+}
+
+namespace {
+
+struct PackPlan {
+  ExpertSortLaunch sort;
+  std::int32_t* positions = nullptr;  // [S] packed row of each slot
+};
+PackPlan PlanPack(const FusedDispatchPackArgs& args, Scratch& scratch) {
+  PackPlan plan = {.sort = PlanSort(args.n * args.k, args.shards, scratch)};
+  plan.positions = scratch.Take<std::int32_t>(args.n * args.k);
+  return plan;
+}
+
+}  // namespace
+
+std::int64_t WorkspaceBytes(const FusedDispatchPackArgs& args) {
+  Scratch scratch;
+  PlanPack(args, scratch);
+  return scratch.used();
+}
+
+// A sort by shard instead of by expert, and the rows spread with the ids behind them.
+absl::Status FusedDispatchPack(const FusedDispatchPackArgs& args, Workspace workspace, Stream stream) {
+  if (absl::Status status = Check(args); !status.ok()) return status;
+  if (absl::Status status = CheckWorkspace(workspace, WorkspaceBytes(args)); !status.ok()) return status;
+  Scratch scratch(workspace.data);
+  PackPlan plan = PlanPack(args, scratch);
+  plan.sort.ids = args.ids;
+  plan.sort.ids_per_bin = CeilDiv(args.e, args.shards);
+  plan.sort.counts = args.counts;
+  plan.sort.positions = plan.positions;
+  plan.sort.sorted_slots = args.source;
+  const int error = LaunchExpertSort(plan.sort, stream.handle);
+  if (error != 0 || args.n == 0) return FromCuda(error, "fused_dispatch_pack");
+  const SpreadRowsLaunch spread = {.n = args.n,
+                                   .d = args.d,
+                                   .k = args.k,
+                                   .tail = 8,
+                                   .element = Element::kBF16,
+                                   .vectorised = Vectorised(args.d, Element::kBF16, {args.rows, args.packed}),
+                                   .from = args.rows,
+                                   .slot_row = plan.positions,
+                                   .tail_ids = args.ids,
+                                   .to = args.packed};
+  return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_dispatch_pack");
+}
+
+}  // namespace expertd::cuda

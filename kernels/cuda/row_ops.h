@@ -1,0 +1,74 @@
+// Device side of the ops that move and combine rows, for plain callers. Each enqueues on `stream` (a cudaStream_t) and
+// answers a cudaError_t. `vectorised`: rows are accessed 16 bytes at a time, so D is a multiple of VectorElements and
+// every row pointer is aligned.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/plain.h"
+
+namespace expertd::cuda {
+
+// out[n] = sum over k of weights[n, k] * expert_out[slot_row[n, k]]; weights may be null.
+struct GatherReduceLaunch {
+  std::int64_t n = 0, d = 0, k = 0;
+  Element element = Element::kBF16, out_element = Element::kBF16;
+  bool vectorised = false;
+  const void* expert_out = nullptr;
+  const std::int32_t* slot_row = nullptr;
+  const float* weights = nullptr;
+  void* out = nullptr;
+};
+int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream);
+
+// to[slot_row[s]] = weights[s] * from[s / k], each row read once and written K times. slot_row null: to[s].
+// Rows of `to` that nothing names are left alone. `tail` elements follow each written row: zero, but for the first four
+// bytes, which are tail_ids[s] (dispatch_pack). d counts the elements without the tail.
+struct SpreadRowsLaunch {
+  std::int64_t n = 0, d = 0, k = 0, tail = 0;
+  Element element = Element::kBF16;
+  bool vectorised = false;
+  const void* from = nullptr;
+  const std::int32_t* slot_row = nullptr;
+  const float* weights = nullptr;  // null: ones
+  const std::int32_t* tail_ids = nullptr;
+  void* to = nullptr;
+};
+int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream);
+
+// Sets to zero the rows of to [r, d] that no slot names. Small S: every block looks through all slots. Large S: rows
+// that are named are marked first, in `marks` [r] bytes.
+struct ZeroUnnamedLaunch {
+  std::int64_t slots = 0, r = 0, d = 0;
+  Element element = Element::kBF16;
+  bool vectorised = false;
+  const std::int32_t* slot_row = nullptr;
+  std::uint8_t* marks = nullptr;  // null: look through the slots
+  void* to = nullptr;
+};
+int LaunchZeroUnnamed(const ZeroUnnamedLaunch& launch, void* stream);
+
+// Sets to zero the positions [counts[e], max_tokens) of to [e, max_tokens, d].
+struct ZeroTailsLaunch {
+  std::int64_t e = 0, max_tokens = 0, d = 0;
+  Element element = Element::kBF16;
+  bool vectorised = false;
+  const std::int32_t* counts = nullptr;
+  void* to = nullptr;
+};
+int LaunchZeroTails(const ZeroTailsLaunch& launch, void* stream);
+
+// grad_weights[s] = dot(expert_out[slot_row[s]], grad_out[s / k]), or 0 where slot_row is -1.
+struct RoutingWeightGradLaunch {
+  std::int64_t n = 0, d = 0, k = 0;
+  int warps_per_slot = 1;  // 1, 2, 4 or 8: decides the order of additions, so it depends on D alone
+  Element element = Element::kBF16;
+  bool vectorised = false;
+  const void* expert_out = nullptr;
+  const void* grad_out = nullptr;
+  const std::int32_t* slot_row = nullptr;
+  float* grad_weights = nullptr;
+};
+int LaunchRoutingWeightGrad(const RoutingWeightGradLaunch& launch, void* stream);
+
+}  // namespace expertd::cuda

@@ -1,0 +1,129 @@
+// What the two routing kernels share: keys that order like floats, scores, and the weights of the chosen.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/topk_routing.h"
+
+namespace expertd::cuda {
+
+inline constexpr unsigned kAllLanes = 0xffffffffu;
+inline constexpr float kInfinity = __builtin_huge_valf();
+
+// Unsigned integers in the order of the floats, both zeros equal. Key 0 is below every float: "not a candidate".
+__device__ inline std::uint32_t KeyOf(float value) {
+  const std::uint32_t bits = __float_as_uint(value + 0.0f);  // -0 becomes 0
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ inline float ValueOf(std::uint32_t key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
+
+// The largest logit of a row, and the sum of the exponentials below it (softmax only).
+struct RowStats {
+  float top = 0, sum = 1;
+};
+
+__device__ inline float ExactSigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+__device__ inline float ScoreOf(const PlainRule& rule, const RowStats& stats, float logit) {
+  switch (rule.score) {
+    case PlainRule::Score::kSoftmax:
+      return expf(logit - stats.top) / stats.sum;
+    case PlainRule::Score::kSigmoid:
+      return ExactSigmoid(logit);
+    case PlainRule::Score::kRaw:
+      break;
+  }
+  return logit;
+}
+
+// Softmax without a bias orders experts as their logits do, and a group's best too: then nothing has to be scored
+// before the choice, and logits that softmax would round together stay apart.
+__device__ inline bool ChoosesByLogit(const TopkRoutingLaunch& launch) {
+  return launch.rule.score == PlainRule::Score::kSoftmax && launch.correction_bias == nullptr &&
+         launch.rule.group_score != PlainRule::GroupScore::kTop2Sum;
+}
+// Choice value of experts outside the chosen groups: a score of 0 or minus infinity.
+__device__ inline float MaskedChoice(const TopkRoutingLaunch& launch) {
+  const bool zero = launch.rule.group_score == PlainRule::GroupScore::kMax && !ChoosesByLogit(launch);
+  return zero ? 0.0f : -kInfinity;
+}
+__device__ inline float ChoiceOf(const TopkRoutingLaunch& launch, const RowStats& stats, float logit, float bias) {
+  if (ChoosesByLogit(launch)) return logit;
+  return ScoreOf(launch.rule, stats, logit) + bias;
+}
+
+// A row whose scores are not numbers: any NaN, or a softmax around an infinity.
+__device__ inline bool HasNoScores(const PlainRule& rule, bool any_nan, float top) {
+  return any_nan || (rule.score == PlainRule::Score::kSoftmax && isinf(top));
+}
+// phimoe: whether a logit stays in the softmax around `top`. NaN (0 / 0) stays.
+__device__ inline bool IsNear(const PlainRule& rule, float top, float logit) {
+  return !((top - logit) / fmaxf(fabsf(logit), top) > 2.0f * rule.jitter_eps);
+}
+
+// The chosen of one row, spread over a warp: lane l holds the l-th and the (l + 32)-th.
+struct Chosen {
+  static constexpr int kPerLane = 2;
+  int id[kPerLane] = {0, 0};
+  float weight[kPerLane] = {0, 0};
+
+  __device__ void Set(int j, int expert) {
+    if (threadIdx.x % 32 == j % 32) (j < 32 ? id[0] : id[1]) = expert;
+  }
+};
+__device__ inline int RankOf(int i) { return threadIdx.x % 32 + 32 * i; }
+
+// Weights before renormalisation, by a whole warp.
+__device__ inline void Weigh(const TopkRoutingLaunch& launch, const RowStats& stats, const float* logits,
+                             Chosen& chosen) {
+  const PlainRule& rule = launch.rule;
+  float logit[Chosen::kPerLane], top = -kInfinity;
+  for (int i = 0; i < Chosen::kPerLane; ++i) {
+    logit[i] = RankOf(i) < launch.k ? logits[chosen.id[i]] : -kInfinity;
+    top = fmaxf(top, logit[i]);
+  }
+  float sum = 0;
+  if (rule.weigh == PlainRule::Weigh::kSoftmaxOfChosen) {
+    top = ValueOf(__reduce_max_sync(kAllLanes, KeyOf(top)));
+    for (int i = 0; i < Chosen::kPerLane; ++i) sum += RankOf(i) < launch.k ? expf(logit[i] - top) : 0.0f;
+    sum = WarpSum(sum);
+  }
+  for (int i = 0; i < Chosen::kPerLane; ++i) {
+    if (RankOf(i) >= launch.k) continue;
+    switch (rule.weigh) {
+      case PlainRule::Weigh::kSoftmaxOfChosen:
+        chosen.weight[i] = expf(logit[i] - top) / sum;
+        break;
+      case PlainRule::Weigh::kSigmoidOfChosen:
+        chosen.weight[i] = ExactSigmoid(logit[i]);
+        break;
+      default:
+        chosen.weight[i] = ScoreOf(rule, stats, logit[i]);
+    }
+  }
+}
+
+// Renormalises, scales and writes one row, by a whole warp.
+__device__ inline void WriteRow(const TopkRoutingLaunch& launch, std::int64_t row, const Chosen& chosen) {
+  const PlainRule& rule = launch.rule;
+  float divisor = 1.0f;
+  if (rule.renormalise != PlainRule::Renormalise::kNone) {
+    const float sum = WarpSum(chosen.weight[0] + chosen.weight[1]);
+    divisor = rule.renormalise == PlainRule::Renormalise::kSumPlusEps ? sum + rule.renormalise_eps
+                                                                      : fmaxf(sum, rule.renormalise_eps);
+  }
+  for (int i = 0; i < Chosen::kPerLane; ++i) {
+    if (RankOf(i) >= launch.k) continue;
+    launch.ids[row * launch.k + RankOf(i)] = chosen.id[i];
+    launch.weights[row * launch.k + RankOf(i)] = chosen.weight[i] / divisor * rule.scale;
+  }
+}
+
+__device__ inline void WriteNanRow(const TopkRoutingLaunch& launch, std::int64_t row) {
+  Chosen chosen;
+  for (int i = 0; i < Chosen::kPerLane; ++i) chosen.id[i] = RankOf(i), chosen.weight[i] = __uint_as_float(0x7fc00000u);
+  WriteRow(launch, row, chosen);
+}
+
+}  // namespace expertd::cuda
