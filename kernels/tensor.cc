@@ -28,6 +28,15 @@ double ElementAt(const void* data, DType dtype, std::int64_t index) {
       return static_cast<double>(static_cast<const std::int64_t*>(data)[index]);
     case DType::kU8:
       return static_cast<const std::uint8_t*>(data)[index];
+    case DType::kF64:
+    case DType::kF8E5M2:
+    case DType::kI8:
+    case DType::kI16:
+    case DType::kU16:
+    case DType::kU32:
+    case DType::kU64:
+    case DType::kBool:
+      break;
   }
   return std::numeric_limits<double>::quiet_NaN();
 }
@@ -54,6 +63,22 @@ absl::string_view DTypeName(DType dtype) {
       return "i64";
     case DType::kU8:
       return "u8";
+    case DType::kF64:
+      return "f64";
+    case DType::kF8E5M2:
+      return "f8_e5m2";
+    case DType::kI8:
+      return "i8";
+    case DType::kI16:
+      return "i16";
+    case DType::kU16:
+      return "u16";
+    case DType::kU32:
+      return "u32";
+    case DType::kU64:
+      return "u64";
+    case DType::kBool:
+      return "bool";
   }
   return "?";
 }

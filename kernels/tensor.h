@@ -9,22 +9,36 @@
 
 namespace expertd {
 
-// kF4E2M1 holds two codes a byte (low nibble first); kE8M0 is a power-of-two scale with bias 127.
-enum class DType : std::uint8_t { kF32, kF16, kBF16, kF8E4M3, kF4E2M1, kE8M0, kI32, kI64, kU8 };
+// kF4E2M1 holds two codes a byte (low nibble first); kE8M0 is a power-of-two scale with bias 127. The second line is
+// what files may hold beside weights: known so that its size can be checked, never computed with.
+// clang-format off
+enum class DType : std::uint8_t {
+  kF32, kF16, kBF16, kF8E4M3, kF4E2M1, kE8M0, kI32, kI64, kU8,
+  kF64, kF8E5M2, kI8, kI16, kU16, kU32, kU64, kBool,
+};
+// clang-format on
 
 constexpr int BitsOf(DType dtype) {
   switch (dtype) {
     case DType::kI64:
+    case DType::kU64:
+    case DType::kF64:
       return 64;
     case DType::kF32:
     case DType::kI32:
+    case DType::kU32:
       return 32;
     case DType::kF16:
     case DType::kBF16:
+    case DType::kI16:
+    case DType::kU16:
       return 16;
     case DType::kF8E4M3:
+    case DType::kF8E5M2:
     case DType::kE8M0:
+    case DType::kI8:
     case DType::kU8:
+    case DType::kBool:
       return 8;
     case DType::kF4E2M1:
       return 4;
