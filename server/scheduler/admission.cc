@@ -1,6 +1,7 @@
 #include "server/scheduler/admission.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -17,7 +18,7 @@ using std::chrono::microseconds;
 constexpr microseconds kMinRetry = std::chrono::milliseconds(1);
 constexpr microseconds kMaxRetry = std::chrono::seconds(10);
 
-microseconds RetryHint(microseconds expected) { return std::clamp(expected, kMinRetry, kMaxRetry); }
+microseconds Hint(microseconds expected) { return std::clamp(expected, kMinRetry, kMaxRetry); }
 
 // One of the budgets that a request draws on.
 struct Budget {
@@ -35,7 +36,7 @@ absl::Status CheckBudget(const Budget& budget, microseconds expected_wait) {
   if (budget.wanted > budget.limit - budget.in_use) {
     return RetryLater(absl::StrCat(budget.field, ": ", budget.wanted, " do not fit beside the ", budget.in_use,
                                    " in flight (limit ", budget.limit, ")"),
-                      RetryHint(expected_wait));
+                      Hint(expected_wait));
   }
   return absl::OkStatus();
 }
@@ -66,22 +67,23 @@ void Ticket::Reset() {
 
 absl::StatusOr<Ticket> Admission::Admit(std::int64_t rows, std::int64_t bytes,
                                         std::chrono::steady_clock::time_point now,
-                                        std::chrono::steady_clock::time_point deadline) {
+                                        std::chrono::steady_clock::time_point deadline, int priority) {
   if (deadline <= now) {
     const auto late = std::chrono::duration_cast<microseconds>(now - deadline);
     return absl::DeadlineExceededError(absl::StrCat("deadline: passed ", late.count(), " us before the request came"));
   }
   MutexLock lock(mutex_);
-  const microseconds wait = ExpectedWaitLocked();
+  const microseconds drained = ExpectedWaitLocked(0);
   for (const Budget& budget :
        {Budget{"rows", rows, rows_, limits_.max_rows}, Budget{"bytes", bytes, bytes_, limits_.max_bytes}}) {
-    if (absl::Status fits = CheckBudget(budget, wait); !fits.ok()) return fits;
+    if (absl::Status fits = CheckBudget(budget, drained); !fits.ok()) return fits;
   }
+  const microseconds wait = ExpectedWaitLocked(priority);
   const auto left = std::chrono::duration_cast<microseconds>(deadline - now);
   if (wait > left) {
-    return RetryLater(absl::StrCat("deadline: ", left.count(), " us away, and ", backlog_.rows,
-                                   " rows that wait before take about ", wait.count(), " us"),
-                      RetryHint(wait - left));
+    return RetryLater(absl::StrCat("deadline: ", left.count(), " us away, and ", RowsAhead(priority),
+                                   " rows ahead take about ", wait.count(), " us"),
+                      Hint(wait - left));
   }
   rows_ += rows;
   bytes_ += bytes;
@@ -93,18 +95,31 @@ void Admission::ObserveBatch(std::int64_t rows, double seconds) {
   service_time_.Observe(rows, seconds);
 }
 
-void Admission::ObserveBacklog(const Backlog& backlog) {
+void Admission::ObserveLoad(const Load& load) {
   MutexLock lock(mutex_);
-  backlog_ = backlog;
+  load_ = load;
 }
 
-microseconds Admission::ExpectedWait() const {
+microseconds Admission::ExpectedWait(int priority) const {
   MutexLock lock(mutex_);
-  return ExpectedWaitLocked();
+  return ExpectedWaitLocked(priority);
 }
 
-microseconds Admission::ExpectedWaitLocked() const {
-  return microseconds(static_cast<std::int64_t>(service_time_.Expect(backlog_) * 1e6));
+microseconds Admission::RetryHint() const { return Hint(ExpectedWait()); }
+
+std::int64_t Admission::RowsAhead(int priority) const {
+  const auto first = load_.queued_rows.begin() + std::clamp(priority, 0, kPriorities - 1);
+  return std::accumulate(first, load_.queued_rows.end(), load_.running.rows);
+}
+
+microseconds Admission::ExpectedWaitLocked(int priority) const {
+  double seconds = service_time_.Expect(load_.running);
+  if (load_.queued.rows > 0) {
+    // Batches are shared between priorities, so each is charged with its rows' part of them.
+    const double ahead = static_cast<double>(RowsAhead(priority) - load_.running.rows);
+    seconds += service_time_.Expect(load_.queued) * ahead / static_cast<double>(load_.queued.rows);
+  }
+  return microseconds(static_cast<std::int64_t>(seconds * 1e6));
 }
 
 std::int64_t Admission::rows_in_flight() const {

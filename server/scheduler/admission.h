@@ -1,6 +1,7 @@
 // The budget of rows and bytes that accepted requests may hold, and the decision to take one more.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -37,6 +38,15 @@ struct AdmissionLimits {
   std::int64_t max_bytes = 1LL << 30;  // their input, routing and output bytes
 };
 
+inline constexpr int kPriorities = 10;
+
+// The work that stands before the engine.
+struct Load {
+  Backlog running;
+  Backlog queued;
+  std::array<std::int64_t, kPriorities> queued_rows = {};  // the same rows by priority
+};
+
 // Self-synchronised. Use through std::shared_ptr: tickets keep it alive.
 class Admission : public std::enable_shared_from_this<Admission> {
  public:
@@ -45,17 +55,19 @@ class Admission : public std::enable_shared_from_this<Admission> {
   // Decides at once, for `rows` >= 0 and `bytes` >= 0:
   //   InvalidArgument    more than the whole budget: it would never fit
   //   DeadlineExceeded   `deadline` is not after `now`
-  //   ResourceExhausted  with a retry hint (server/status.h): the budget is in use, or the work that already waits is
-  //                      expected to take until past `deadline`
+  //   ResourceExhausted  with a retry hint (server/status.h): the budget is in use, or what runs and what waits at this
+  //                      priority (0..9) or above is expected to take until past `deadline`
   absl::StatusOr<Ticket> Admit(std::int64_t rows, std::int64_t bytes, std::chrono::steady_clock::time_point now,
-                               std::chrono::steady_clock::time_point deadline);
+                               std::chrono::steady_clock::time_point deadline, int priority = 0);
 
-  // From the scheduler: the engine was busy for `seconds` with a batch of `rows` rows; what waits or runs now.
+  // From the scheduler: the engine was busy for `seconds` with a batch of `rows` rows; what runs and waits now.
   void ObserveBatch(std::int64_t rows, double seconds);
-  void ObserveBacklog(const Backlog& backlog);
+  void ObserveLoad(const Load& load);
 
-  // How long what waits and runs now is expected to take.
-  std::chrono::microseconds ExpectedWait() const;
+  // How long what runs, and what waits at this priority or above, is expected to take.
+  std::chrono::microseconds ExpectedWait(int priority = 0) const;
+  // The same for everything, within what makes a sensible hint to a refused caller.
+  std::chrono::microseconds RetryHint() const;
 
   std::int64_t rows_in_flight() const;
   std::int64_t bytes_in_flight() const;
@@ -63,14 +75,15 @@ class Admission : public std::enable_shared_from_this<Admission> {
  private:
   friend class Ticket;
   void Return(std::int64_t rows, std::int64_t bytes);
-  std::chrono::microseconds ExpectedWaitLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::int64_t RowsAhead(int priority) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::chrono::microseconds ExpectedWaitLocked(int priority) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const AdmissionLimits limits_;
   mutable Mutex mutex_;
   std::int64_t rows_ ABSL_GUARDED_BY(mutex_) = 0;
   std::int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   ServiceTime service_time_ ABSL_GUARDED_BY(mutex_);
-  Backlog backlog_ ABSL_GUARDED_BY(mutex_);
+  Load load_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace expertd

@@ -54,14 +54,14 @@ RunningBatch JobBook::Begin(const BatchDecision& decision, Clock::time_point now
     if (entry.running++ == 0) entry.report.queue += Seconds(now - entry.idle_since);
     Dequeue(entry, pick.rows);
   }
-  backlog_.rows += batch.rows;
-  backlog_.batches += batch.pieces.empty() ? 0 : 1;
+  load_.running.rows += batch.rows;
+  load_.running.batches += batch.pieces.empty() ? 0 : 1;
   return batch;
 }
 
 void JobBook::End(const RunningBatch& batch, Clock::time_point now, FinishedJobs& finished) {
-  backlog_.rows -= batch.rows;
-  backlog_.batches -= 1;
+  load_.running.rows -= batch.rows;
+  load_.running.batches -= 1;
   for (std::size_t i = 0; i < batch.pieces.size(); ++i) {
     const Piece& piece = batch.pieces[i];
     JobEntry& entry = *batch.entries[i];
@@ -91,20 +91,26 @@ void JobBook::DropWaiting(const absl::Status& reason, FinishedJobs& finished) {
 
 void JobBook::Enqueue(JobEntry& entry) {
   LayerQueue& queue = queues_[entry.job->layer.get()];
-  backlog_.batches -= BatchesOf(queue);
+  load_.queued.batches -= BatchesOf(queue);
   queue.Add(entry);
-  backlog_.batches += BatchesOf(queue);
-  backlog_.rows += entry.rows;
+  load_.queued.batches += BatchesOf(queue);
+  load_.queued.rows += entry.rows;
+  QueuedRows(entry) += entry.rows;
 }
 
 void JobBook::Dequeue(JobEntry& entry, std::int64_t rows) {
   const auto it = queues_.find(entry.job->layer.get());
   LayerQueue& queue = it->second;
-  backlog_.batches -= BatchesOf(queue);
+  load_.queued.batches -= BatchesOf(queue);
   queue.Take(entry, rows);
-  backlog_.batches += BatchesOf(queue);
-  backlog_.rows -= rows;
+  load_.queued.batches += BatchesOf(queue);
+  load_.queued.rows -= rows;
+  QueuedRows(entry) -= rows;
   if (queue.empty()) queues_.erase(it);
+}
+
+std::int64_t& JobBook::QueuedRows(const JobEntry& entry) {
+  return load_.queued_rows[std::clamp(entry.job->priority, 0, kPriorities - 1)];
 }
 
 std::int64_t JobBook::BatchesOf(const LayerQueue& queue) const {

@@ -9,10 +9,10 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "server/job.h"
+#include "server/scheduler/admission.h"
 #include "server/scheduler/batch_runner.h"
 #include "server/scheduler/layer_queue.h"
 #include "server/scheduler/policy.h"
-#include "server/scheduler/service_time.h"
 
 namespace expertd {
 
@@ -67,12 +67,13 @@ class JobBook {
 
   const LayerQueues& queues() const { return queues_; }
   // What waits and what runs.
-  const Backlog& backlog() const { return backlog_; }
+  const Load& load() const { return load_; }
 
  private:
   void Enqueue(JobEntry& entry);
   void Dequeue(JobEntry& entry, std::int64_t rows);
   std::int64_t BatchesOf(const LayerQueue& queue) const;
+  std::int64_t& QueuedRows(const JobEntry& entry);
   void Drop(JobEntry& entry, const absl::Status& reason, FinishedJobs& finished);
   void FinishIfDone(JobEntry& entry, FinishedJobs& finished);
 
@@ -80,7 +81,7 @@ class JobBook {
   std::uint64_t last_id_ = 0;
   LayerQueues queues_;
   absl::flat_hash_map<std::uint64_t, std::unique_ptr<JobEntry>> entries_;
-  Backlog backlog_;
+  Load load_;
 };
 
 }  // namespace expertd

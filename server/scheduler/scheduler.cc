@@ -47,7 +47,7 @@ class Scheduler::Impl {
   bool NextTurn(Turn& turn);
   void Run(RunningBatch& batch);
   void LoseEngine(const absl::Status& reason);
-  void PublishBacklog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { admission_.ObserveBacklog(book_.backlog()); }
+  void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { admission_.ObserveLoad(book_.load()); }
   // Hands jobs to their callers.
   void Deliver(FinishedJobs& finished) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -92,7 +92,7 @@ Scheduler::Impl::~Impl() {
     stop_ = true;
     refusal_ = absl::UnavailableError("the server is shutting down");
     book_.DropWaiting(refusal_, dropped);
-    PublishBacklog();
+    PublishLoad();
   }
   work_.NotifyAll();
   Deliver(dropped);
@@ -109,7 +109,7 @@ Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
     ++undelivered_;
     if (refusal_.ok()) {
       id = book_.Add(std::move(entry));
-      PublishBacklog();
+      PublishLoad();
       wake = idle_ > 0;
     } else {
       refused.push_back({.job = std::move(entry->job), .status = refusal_});
@@ -125,7 +125,7 @@ void Scheduler::Impl::Cancel(JobId id) {
   {
     MutexLock lock(mutex_);
     book_.Drop(id, absl::CancelledError("cancelled by the caller"), dropped);
-    PublishBacklog();
+    PublishLoad();
   }
   Deliver(dropped);
 }
@@ -172,7 +172,7 @@ bool Scheduler::Impl::NextTurn(Turn& turn) {
       const BatchDecision decision = Decide(book_.queues(), limits_, now);
       if (!decision.expired.empty() || !decision.batch.empty()) {
         turn.batch = book_.Begin(decision, now, turn.expired);
-        PublishBacklog();
+        PublishLoad();
         break;
       }
       ++idle_;
@@ -200,7 +200,7 @@ void Scheduler::Impl::Run(RunningBatch& batch) {
   for (Piece& piece : batch.pieces) {
     all_ok = all_ok && piece.status.ok();
     if (absl::IsResourceExhausted(piece.status)) {
-      piece.status = RetryLater(piece.status.message(), admission_.ExpectedWait());
+      piece.status = RetryLater(piece.status.message(), admission_.RetryHint());
     }
   }
   FinishedJobs finished;
@@ -212,7 +212,7 @@ void Scheduler::Impl::Run(RunningBatch& batch) {
     last_batch_end_ = std::max(now, last_batch_end_);
     if (all_ok) admission_.ObserveBatch(batch.rows, Seconds(last_batch_end_ - charged_from));
     book_.End(batch, now, finished);
-    PublishBacklog();
+    PublishLoad();
   }
   if (!lost.ok()) LoseEngine(lost);
   Deliver(finished);
@@ -225,7 +225,7 @@ void Scheduler::Impl::LoseEngine(const absl::Status& reason) {
     if (std::exchange(engine_lost_, true)) return;
     refusal_ = absl::UnavailableError(absl::StrCat("the engine is lost: ", reason.message()));
     book_.DropWaiting(reason, dropped);
-    PublishBacklog();
+    PublishLoad();
   }
   observer_.EngineLost(reason);
   Deliver(dropped);

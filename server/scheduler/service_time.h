@@ -5,7 +5,7 @@
 
 namespace expertd {
 
-// Work that stands before the engine: so many batches with so many rows between them.
+// So many batches with so many rows between them.
 struct Backlog {
   std::int64_t batches = 0;
   std::int64_t rows = 0;

@@ -147,24 +147,36 @@ TEST_F(AdmissionTest, ADeadlineMustLieAhead) {
 
 TEST_F(AdmissionTest, RefusesWhatWouldWaitPastItsDeadline) {
   admission_->ObserveBatch(5, 10e-3);
-  admission_->ObserveBacklog({.batches = 3, .rows = 15});
+  admission_->ObserveLoad(
+      {.running = {.batches = 1, .rows = 5}, .queued = {.batches = 2, .rows = 10}, .queued_rows = {10}});
   EXPECT_EQ(admission_->ExpectedWait(), milliseconds(30));
   EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + milliseconds(30)).ok());
   const absl::Status status = admission_->Admit(1, 1, kNow, kNow + milliseconds(25)).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(status.message(), "deadline: 25000 us away, and 15 rows that wait before take about 30000 us");
+  EXPECT_EQ(status.message(), "deadline: 25000 us away, and 15 rows ahead take about 30000 us");
   EXPECT_EQ(RetryAfter(status), milliseconds(5));  // when enough of it will be gone
+}
+
+TEST_F(AdmissionTest, AnUrgentRequestDoesNotWaitForLessUrgentOnes) {
+  admission_->ObserveBatch(5, 10e-3);
+  admission_->ObserveLoad(
+      {.running = {.batches = 1, .rows = 5}, .queued = {.batches = 4, .rows = 20}, .queued_rows = {15, 0, 0, 0, 0, 5}});
+  EXPECT_EQ(admission_->ExpectedWait(0), milliseconds(50));
+  EXPECT_EQ(admission_->ExpectedWait(5), milliseconds(20)) << "what runs, and a quarter of what waits";
+  EXPECT_EQ(admission_->ExpectedWait(6), milliseconds(10));
+  EXPECT_FALSE(admission_->Admit(1, 1, kNow, kNow + milliseconds(20), /*priority=*/0).ok());
+  EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + milliseconds(20), /*priority=*/5).ok());
 }
 
 TEST_F(AdmissionTest, AnIdleEngineTakesAnyDeadline) {
   admission_->ObserveBatch(5, 10);
-  admission_->ObserveBacklog({});
+  admission_->ObserveLoad({});
   EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + microseconds(1)).ok());
 }
 
 TEST_F(AdmissionTest, AFullBudgetHintsAtTheTimeItTakesToEmpty) {
   admission_->ObserveBatch(5, 10e-3);
-  admission_->ObserveBacklog({.batches = 2, .rows = 10});
+  admission_->ObserveLoad({.queued = {.batches = 2, .rows = 10}, .queued_rows = {10}});
   const auto held = admission_->Admit(10, 0, kNow, kNever);
   EXPECT_EQ(RetryAfter(admission_->Admit(1, 0, kNow, kNever).status()), milliseconds(20));
   admission_->ObserveBatch(5, 1e6);
