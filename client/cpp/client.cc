@@ -6,8 +6,11 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
 
+#include <condition_variable>
 #include <future>
 #include <limits>
+#include <mutex>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -44,7 +47,6 @@ absl::Status NotConnected(const ClientOptions& options) {
 }
 
 struct UnaryCall {
-  std::shared_ptr<grpc::Channel> channel;
   grpc::ClientContext context;
   grpc::ByteBuffer request;
   grpc::ByteBuffer response;
@@ -78,6 +80,38 @@ absl::StatusOr<bool> DecodeHealth(grpc::ByteBuffer& response) {
 }
 
 }  // namespace
+
+// The unary calls in progress. gRPC's callback threads must never drop the last reference to a channel (1.51 then tears
+// down the queue that they run on, from one of its own threads): so a client outlives its calls.
+class Client::Calls {
+ public:
+  UnaryCall* Add() {
+    auto call = std::make_unique<UnaryCall>();
+    std::lock_guard lock(mutex_);
+    return calls_.emplace(call.get(), std::move(call)).first->first;
+  }
+
+  // After the call's callback has returned.
+  void Remove(UnaryCall* call) {
+    std::lock_guard lock(mutex_);
+    calls_.erase(call);
+    if (calls_.empty()) empty_.notify_all();  // under the lock: the waiter may destroy this
+  }
+
+  void CancelAndWait() {
+    std::unique_lock lock(mutex_);
+    for (const auto& [call, owned] : calls_) call->context.TryCancel();
+    empty_.wait(lock, [&] { return calls_.empty(); });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable empty_;
+  std::unordered_map<UnaryCall*, std::unique_ptr<UnaryCall>> calls_;
+};
+
+Client::Client() : calls_(std::make_unique<Calls>()) {}
+Client::~Client() { calls_->CancelAndWait(); }
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ClientOptions& options) {
   if (options.connections < 1) {
@@ -144,14 +178,16 @@ absl::StatusOr<Answer> Client::Forward(const Request& request, std::chrono::micr
 }
 
 void Client::ForwardAsync(const Request& request, std::chrono::microseconds timeout, Done done) const {
-  auto call = std::make_shared<UnaryCall>();
-  call->channel = NextChannel();
+  UnaryCall* call = calls_->Add();
   call->request = EncodeForward(request);
   call->done = std::move(done);
   if (timeout != kNoTimeout) call->context.set_deadline(std::chrono::system_clock::now() + timeout);
-  grpc::GenericStub(call->channel)
+  grpc::GenericStub(NextChannel())
       .UnaryCall(&call->context, kForwardMethod, {}, &call->request, &call->response,
-                 [call](const grpc::Status& status) { call->done(call->Result(status)); });
+                 [call, calls = calls_.get()](const grpc::Status& status) {
+                   call->done(call->Result(status));
+                   calls->Remove(call);
+                 });
 }
 
 std::unique_ptr<Stream> Client::OpenStream(int max_in_flight) const {

@@ -34,14 +34,18 @@ struct ClientOptions {
 // A call's deadline when none is wanted.
 inline constexpr std::chrono::microseconds kNoTimeout = std::chrono::microseconds::max();
 
-// Thread-safe. Calls in progress and streams keep what they need: the client may be destroyed before them.
+// Thread-safe. Streams may outlive the client.
 class Client {
  public:
+  // From a thread of gRPC's; must neither block nor destroy the client.
   using Done = std::function<void(absl::StatusOr<Answer>)>;
 
   // Blocks until every connection stands and the server has told its limits, which become the channels' message limits.
   // Unavailable: not within connect_timeout; InvalidArgument: connections < 1; otherwise what the server answered.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
+
+  // Cancels the calls in progress and waits until every callback has returned.
+  ~Client();
 
   // As the server said when the client connected.
   const v1::GetServerInfoResponse& info() const { return info_; }
@@ -55,7 +59,7 @@ class Client {
 
   // One unary call; blocks. The deadline is the call's: the server drops the request when it has passed.
   absl::StatusOr<Answer> Forward(const Request& request, std::chrono::microseconds timeout = kNoTimeout) const;
-  // The same without blocking: `done` is called exactly once, from a thread of gRPC's; it must not block.
+  // The same without blocking: `done` is called exactly once.
   void ForwardAsync(const Request& request, std::chrono::microseconds timeout, Done done) const;
 
   // A pipelined stream on the next connection. `max_in_flight` <= 0: what the server says it takes.
@@ -65,12 +69,15 @@ class Client {
   std::shared_ptr<grpc::Channel> channel(int index = 0) const { return channels_[static_cast<std::size_t>(index)]; }
 
  private:
-  Client() = default;
+  class Calls;
+
+  Client();
   const std::shared_ptr<grpc::Channel>& NextChannel() const;
 
   v1::GetServerInfoResponse info_;
   std::vector<std::shared_ptr<grpc::Channel>> channels_;
   mutable std::atomic<unsigned> next_{0};
+  std::unique_ptr<Calls> calls_;
 };
 
 }  // namespace expertd::client
