@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int exit_code = expertd::client::kExitOk;
   expertd::client::AddStatusCommand(app, &exit_code);
+  expertd::client::AddForwardCommand(app, &exit_code);
   expertd::client::AddBenchCommand(app, &exit_code);
   try {
     app.parse(argc, argv);
