@@ -28,6 +28,10 @@ if(NOT EXPERTD_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(EXPERTD_WITH_CUDA ON)
+    # Machine code for Ampere (and Ada, which runs it) and Hopper; newer devices compile the PTX when they load it.
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual CACHE STRING "CUDA targets")
+    enable_language(CUDA)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc has it; CMake 3.25 does not know
   elseif(EXPERTD_CUDA STREQUAL "ON")
     message(FATAL_ERROR "EXPERTD_CUDA=ON, but no nvcc was found")
   endif()

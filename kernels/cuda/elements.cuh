@@ -9,6 +9,15 @@ namespace expertd::cuda {
 
 using bf16 = __nv_bfloat16;
 
+__device__ inline float ToFloat(float value) { return value; }
+__device__ inline float ToFloat(bf16 value) { return __bfloat162float(value); }
+
+template <typename T>
+__device__ inline T FromFloat(float value) {
+  if constexpr (sizeof(T) == 4) return value;
+  if constexpr (sizeof(T) == 2) return __float2bfloat16_rn(value);
+}
+
 // Two elements rounded to nearest even, `low` at the lower address.
 __device__ inline std::uint32_t PackBf16(float low, float high) {
   std::uint32_t word;

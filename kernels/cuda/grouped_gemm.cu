@@ -1,0 +1,280 @@
+// out^T = W . x^T by tensor cores, persistent over the tiles of all experts.
+//
+// One pipeline runs through all tiles of a block: the loader is STAGES - 1 steps of K ahead of the sums and goes on to
+// the next tile while they finish this one, so a tile starts with its data there. A stage holds 64 elements of K of
+// the tile's weight rows and token rows, 128 bytes each, in 16-byte chunks whose place is rotated by a hash of the row
+// so that ldmatrix meets every bank once.
+//
+// Weight rows may enter the product in any order; they enter so that, after one movmatrix for each 8x8 block of
+// results, a lane holds 8 neighbouring features of one token and stores them as 16 bytes: rows 8 c + 2 j + b of 32 are
+// row 8 j + 2 c + b of the product (c = lane % 4).
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/grouped_gemm.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tile_schedule.cuh"
+
+namespace expertd::cuda {
+namespace {
+
+constexpr int kRowBytes = kGemmK * 2;
+constexpr int kChunks = kRowBytes / 16;
+
+template <GemmTile kTile>
+struct Tile {
+  static constexpr GemmTileShape kShape = ShapeOf(kTile);
+  static constexpr int kWeights = kShape.weights, kTokens = kShape.tokens, kStages = kShape.stages;
+  static constexpr int kThreads = kShape.warps_m * kShape.warps_n * 32;
+  static constexpr int kRowsAtOnce = kThreads / kChunks;  // rows that all threads copy together
+  static constexpr int kWeightCopies = kWeights / kRowsAtOnce;
+  static constexpr int kTokenCopies = (kTokens + kRowsAtOnce - 1) / kRowsAtOnce;
+  static constexpr int kStageBytes = (kWeights + kTokens) * kRowBytes;
+  // Of one warp, in blocks of 16 weight rows and 8 tokens.
+  static constexpr int kBlocksM = kWeights / kShape.warps_m / 16, kBlocksN = kTokens / kShape.warps_n / 8;
+};
+
+// Byte of a chunk within a stage's weight rows or token rows. The rows that one ldmatrix reads differ in the hash: for
+// weights 8 apart and neighbours (see above), for tokens neighbours.
+__device__ int WeightByte(int row, int chunk) {
+  return row * kRowBytes + (chunk ^ ((row >> 3 & 3) * 2 + (row & 1))) * 16;
+}
+__device__ int TokenByte(int row, int chunk) { return row * kRowBytes + (chunk ^ (row & 7)) * 16; }
+
+// Copies stage after stage, tile after tile. Each thread copies chunk threadIdx % 8 of every kRowsAtOnce-th row.
+template <GemmTile kTile>
+class Loader {
+  using T = Tile<kTile>;
+
+ public:
+  __device__ Loader(const GroupedGemmLaunch& launch, const TileSchedule& schedule, std::uint32_t shared)
+      : launch_(launch), schedule_(schedule), shared_(shared), index_(blockIdx.x) {
+    Prepare();
+    NextTile();
+  }
+
+  // Starts the copies of one stage; commits a group also when there is nothing left, so that groups count stages.
+  __device__ void LoadStage() {
+    if (has_tile_) {
+      const int k = k_ + Chunk() * 8;
+      const bool inside = k < launch_.in;
+      const std::uint32_t weights = shared_ + slot_ * T::kStageBytes, tokens = weights + T::kWeights * kRowBytes;
+#pragma unroll
+      for (int i = 0; i < T::kWeightCopies; ++i) {
+        const int row = Row(i);
+        const bool valid = inside && row < weight_rows_;
+        CopyAsync(weights + WeightByte(row, Chunk()), valid ? weights_ + std::int64_t{row} * launch_.in + k : weights_,
+                  valid);
+      }
+#pragma unroll
+      for (int i = 0; i < T::kTokenCopies; ++i) {
+        if (T::kTokens % T::kRowsAtOnce != 0 && Row(i) >= T::kTokens) break;
+        const bool valid = inside && token_row_[i] >= 0;
+        const bf16* const x = static_cast<const bf16*>(launch_.x);
+        CopyAsync(tokens + TokenByte(Row(i), Chunk()), valid ? x + token_row_[i] * launch_.in + k : x, valid);
+      }
+      k_ += kGemmK;
+      if (k_ >= launch_.in) NextTile();
+    }
+    CommitCopies();
+    slot_ = slot_ + 1 == T::kStages ? 0 : slot_ + 1;
+  }
+
+ private:
+  __device__ static int Chunk() { return threadIdx.x % kChunks; }
+  __device__ static int Row(int i) { return threadIdx.x / kChunks + i * T::kRowsAtOnce; }
+
+  // Looks up the tile after the current one, so that its row numbers have arrived when it begins.
+  __device__ void Prepare() {
+    has_next_ = index_ < schedule_.tiles();
+    if (!has_next_) return;
+    next_ = schedule_.At(index_);
+    index_ += gridDim.x;
+#pragma unroll
+    for (int i = 0; i < T::kTokenCopies; ++i) {
+      const int position = next_.first_position + Row(i);
+      const bool exists = Row(i) < next_.positions;
+      next_row_[i] = !exists ? -1 : launch_.gather == nullptr ? position : launch_.gather[position];
+    }
+  }
+  __device__ void NextTile() {
+    k_ = 0;
+    has_tile_ = has_next_;
+    if (!has_tile_) return;
+    const std::int64_t feature = std::int64_t{next_.weight_tile} * T::kWeights;
+    weights_ = static_cast<const bf16*>(launch_.w) + (next_.expert * launch_.out_features + feature) * launch_.in;
+    weight_rows_ = static_cast<int>(min(launch_.out_features - feature, std::int64_t{T::kWeights}));
+#pragma unroll
+    for (int i = 0; i < T::kTokenCopies; ++i) {
+      token_row_[i] =
+          next_row_[i] < 0 || launch_.rows_divisor == 1 ? next_row_[i] : next_row_[i] / launch_.rows_divisor;
+    }
+    Prepare();
+  }
+
+  const GroupedGemmLaunch& launch_;
+  const TileSchedule& schedule_;
+  const std::uint32_t shared_;
+  std::int64_t index_;
+  GroupTile next_;
+  bool has_tile_ = false, has_next_ = false;
+  int k_ = 0, slot_ = 0;
+  const bf16* weights_ = nullptr;
+  int weight_rows_ = 0;
+  int token_row_[T::kTokenCopies], next_row_[T::kTokenCopies];
+};
+
+// The sums of one warp's part of a tile.
+template <GemmTile kTile>
+class Sums {
+  using T = Tile<kTile>;
+
+ public:
+  __device__ Sums() : warp_m_(threadIdx.x / 32 % T::kShape.warps_m), warp_n_(threadIdx.x / 32 / T::kShape.warps_m) {}
+
+  __device__ int first_token() const { return warp_n_ * T::kBlocksN * 8; }
+
+  __device__ void Clear() {
+#pragma unroll
+    for (int m = 0; m < T::kBlocksM; ++m) {
+#pragma unroll
+      for (int n = 0; n < T::kBlocksN; ++n) sum_[m][n][0] = sum_[m][n][1] = sum_[m][n][2] = sum_[m][n][3] = 0.0f;
+    }
+  }
+
+  __device__ void AddStage(std::uint32_t stage) {
+    const std::uint32_t tokens = stage + T::kWeights * kRowBytes;
+#pragma unroll
+    for (int k = 0; k < kGemmK / 16; ++k) {
+      std::uint32_t a[T::kBlocksM][4], b[T::kBlocksN][2];
+#pragma unroll
+      for (int m = 0; m < T::kBlocksM; ++m) {
+        LoadMatrices4(stage + WeightByte(WeightRow(m), 2 * k + Lane() / 16), a[m][0], a[m][1], a[m][2], a[m][3]);
+      }
+      if constexpr (T::kBlocksN == 1) {
+        LoadMatrices2(tokens + TokenByte(first_token() + Lane() % 8, 2 * k + Lane() / 8 % 2), b[0][0], b[0][1]);
+      } else {
+#pragma unroll
+        for (int n = 0; n < T::kBlocksN; n += 2) {
+          const int row = first_token() + n * 8 + Lane() / 16 * 8 + Lane() % 8;
+          LoadMatrices4(tokens + TokenByte(row, 2 * k + Lane() / 8 % 2), b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < T::kBlocksM; ++m) {
+#pragma unroll
+        for (int n = 0; n < T::kBlocksN; ++n) MultiplyAdd(sum_[m][n], a[m], b[n]);
+      }
+    }
+  }
+
+  // Rounds and writes; positions that gather skips are left alone.
+  __device__ void Write(const GroupedGemmLaunch& launch, const GroupTile& tile) const {
+    const std::int64_t first =
+        std::int64_t{tile.weight_tile} * T::kWeights + warp_m_ * T::kBlocksM * 16 + Lane() % 4 * 8;
+#pragma unroll
+    for (int n = 0; n < T::kBlocksN; ++n) {
+      const int token = first_token() + n * 8 + Lane() / 4;
+      const int position = tile.first_position + token;
+      const bool wanted = token < tile.positions && (launch.gather == nullptr || launch.gather[position] >= 0);
+      bf16* const row = static_cast<bf16*>(launch.out) + position * launch.out_features;
+#pragma unroll
+      for (int m = 0; m < T::kBlocksM; m += 2) {
+        Pack<bf16, 8> pack;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float(&sum)[4] = sum_[m + j / 2][n];
+          pack.word[j] = TransposeMatrix(PackBf16(sum[j % 2 * 2], sum[j % 2 * 2 + 1]));
+        }
+        if (wanted) WriteFeatures(row, first + m * 16, launch.out_features, pack);
+      }
+    }
+  }
+
+ private:
+  __device__ static int Lane() { return threadIdx.x % 32; }
+
+  // The weight row whose address this lane gives for block m: lane l names row l % 16 of the product's 16.
+  __device__ int WeightRow(int m) const {
+    const int j = m % 2 * 2 + Lane() / 8 % 2, i = Lane() % 8;
+    return (warp_m_ * T::kBlocksM + m / 2 * 2) * 16 + i / 2 * 8 + j * 2 + i % 2;
+  }
+
+  __device__ static void WriteFeatures(bf16* row, std::int64_t feature, std::int64_t features,
+                                       const Pack<bf16, 8>& pack) {
+    if (features % 8 == 0) {
+      if (feature < features) StorePack(row + feature, pack);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (feature + i >= features) return;
+      row[feature + i] = __ushort_as_bfloat16(static_cast<unsigned short>(pack.word[i / 2] >> i % 2 * 16));
+    }
+  }
+
+  const int warp_m_, warp_n_;
+  float sum_[T::kBlocksM][T::kBlocksN][4];
+};
+
+template <GemmTile kTile>
+__global__ void __launch_bounds__(Tile<kTile>::kThreads, Tile<kTile>::kShape.blocks)
+    GroupedGemmKernel(const __grid_constant__ GroupedGemmLaunch launch) {
+  using T = Tile<kTile>;
+  extern __shared__ __align__(128) unsigned char memory[];  // the stages, then where each expert's tiles begin
+  TileSchedule schedule;
+  const auto weight_tiles = static_cast<int>((launch.out_features + T::kWeights - 1) / T::kWeights);
+  schedule.Build<T::kThreads>(launch.offsets, static_cast<int>(launch.experts), T::kTokens, weight_tiles,
+                              reinterpret_cast<std::int32_t*>(memory + T::kStages * T::kStageBytes));
+
+  const std::uint32_t shared = SharedAddress(memory);
+  Loader<kTile> loader(launch, schedule, shared);
+#pragma unroll 1
+  for (int i = 0; i + 1 < T::kStages; ++i) loader.LoadStage();
+
+  int slot = 0;
+  for (std::int64_t index = blockIdx.x; index < schedule.tiles(); index += gridDim.x) {
+    const GroupTile tile = schedule.At(index);
+    Sums<kTile> sums;
+    sums.Clear();
+    for (std::int64_t k = 0; k < launch.in; k += kGemmK) {
+      WaitCopies<T::kStages - 2>();  // this thread's part of the stage is there ...
+      __syncthreads();               // ... and everybody's, and the stage before is no longer read
+      loader.LoadStage();
+      if (sums.first_token() < tile.positions) sums.AddStage(shared + slot * T::kStageBytes);
+      slot = slot + 1 == T::kStages ? 0 : slot + 1;
+    }
+    if (sums.first_token() < tile.positions) sums.Write(launch, tile);
+  }
+}
+
+template <GemmTile kTile>
+int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
+  const int shared = GemmSharedBytes(kTile, launch.experts);
+  const auto kernel = GroupedGemmKernel<kTile>;
+  const int error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error != cudaSuccess) return error;
+  kernel<<<launch.blocks, Tile<kTile>::kThreads, shared, stream>>>(launch);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+int LaunchGroupedGemm(const GroupedGemmLaunch& launch, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
+  switch (launch.tile) {
+    case GemmTile::k64x8:
+      return Launch<GemmTile::k64x8>(launch, stream);
+    case GemmTile::k64x32:
+      return Launch<GemmTile::k64x32>(launch, stream);
+    case GemmTile::k128x64:
+      return Launch<GemmTile::k128x64>(launch, stream);
+    case GemmTile::k128x128:
+      return Launch<GemmTile::k128x128>(launch, stream);
+    case GemmTile::k256x128:
+      return Launch<GemmTile::k256x128>(launch, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace expertd::cuda

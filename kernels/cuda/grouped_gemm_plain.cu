@@ -1,0 +1,83 @@
+// moe_grouped_gemm in f32 arithmetic, for f32 rows and for shapes that the tensor cores do not take: simple and right.
+// 32 positions x 32 features a tile, 32 of K at a time in shared memory, every sum one chain of fused multiply-adds in
+// the order of K.
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/grouped_gemm.h"
+#include "kernels/cuda/tile_schedule.cuh"
+
+namespace expertd::cuda {
+namespace {
+
+constexpr int kTile = 32;
+constexpr int kThreads = 256;
+constexpr int kRowsAtOnce = kThreads / kTile;
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) PlainKernel(const __grid_constant__ GroupedGemmLaunch launch) {
+  extern __shared__ std::int32_t starts[];
+  __shared__ float x[kTile][kTile], w[kTile][kTile + 1];  // [row][k]; the odd pitch spreads columns over the banks
+  TileSchedule schedule;
+  schedule.Build<kThreads>(launch.offsets, static_cast<int>(launch.experts), kTile,
+                           static_cast<int>((launch.out_features + kTile - 1) / kTile), starts);
+  const int column = threadIdx.x % kTile, first_row = threadIdx.x / kTile;
+  for (std::int64_t index = blockIdx.x; index < schedule.tiles(); index += gridDim.x) {
+    const GroupTile tile = schedule.At(index);
+    const std::int64_t first_feature = std::int64_t{tile.weight_tile} * kTile;
+    std::int64_t source[kTile / kRowsAtOnce];  // x row of each position that this thread copies and sums
+    float sum[kTile / kRowsAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
+      const int row = first_row + i * kRowsAtOnce, position = tile.first_position + row;
+      source[i] = row >= tile.positions ? -1 : launch.gather == nullptr ? position : launch.gather[position];
+      if (source[i] >= 0) source[i] /= launch.rows_divisor;
+    }
+    for (std::int64_t k = 0; k < launch.in; k += kTile) {
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
+        const int row = first_row + i * kRowsAtOnce;
+        const std::int64_t feature = first_feature + row;
+        const bool inside = k + column < launch.in;
+        x[row][column] = inside && source[i] >= 0
+                             ? ToFloat(static_cast<const T*>(launch.x)[source[i] * launch.in + k + column])
+                             : 0.0f;
+        w[row][column] = inside && feature < launch.out_features
+                             ? ToFloat(static_cast<const T*>(
+                                   launch.w)[(tile.expert * launch.out_features + feature) * launch.in + k + column])
+                             : 0.0f;
+      }
+      __syncthreads();
+#pragma unroll
+      for (int j = 0; j < kTile; ++j) {
+#pragma unroll
+        for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
+          sum[i] = fmaf(x[first_row + i * kRowsAtOnce][j], w[column][j], sum[i]);
+        }
+      }
+    }
+    if (first_feature + column >= launch.out_features) continue;
+#pragma unroll
+    for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
+      const std::int64_t position = tile.first_position + first_row + i * kRowsAtOnce;
+      if (source[i] < 0) continue;
+      static_cast<T*>(launch.out)[position * launch.out_features + first_feature + column] = FromFloat<T>(sum[i]);
+    }
+  }
+}
+
+}  // namespace
+
+int LaunchGroupedGemmPlain(const GroupedGemmLaunch& launch, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
+  const std::size_t starts = (launch.experts + 1) * sizeof(std::int32_t);
+  if (launch.element == Element::kBF16) {
+    PlainKernel<bf16><<<launch.blocks, kThreads, starts, stream>>>(launch);
+  } else {
+    PlainKernel<float><<<launch.blocks, kThreads, starts, stream>>>(launch);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace expertd::cuda
