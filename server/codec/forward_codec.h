@@ -3,6 +3,13 @@
 //
 // Knows no gRPC: slices are spans of bytes. Reading is two passes: Scan validates every field before anything is
 // allocated, then Gather copies a field's bytes out.
+//
+// What Protobuf's own parser accepts is accepted, with the same values, less this:
+// - a non-repeated field given twice, two members of a oneof, a known field with another field's wire type;
+// - no model, dtype, payload or kind; DTYPE_UNSPECIFIED or an unknown DType; negative rows; a priority above 9;
+// - model above 256 bytes, traceparent above 64, expected_fingerprint above 128;
+// - numbers that do not fit their field (Protobuf cuts them), tags and varints with more than 32 and 64 bits, unknown
+//   groups more than 32 deep.
 #pragma once
 
 #include <cstddef>

@@ -16,8 +16,8 @@ namespace expertd {
 // One occurrence of a field.
 struct FieldValue {
   absl::string_view name;
-  std::uint64_t number = 0;  // kVarint: the value. kBytes: how many bytes
-  WireReader bytes;          // kBytes: a copy of the reader, where they begin
+  std::uint64_t number;     // kVarint: the value. kBytes: how many bytes
+  const WireReader& bytes;  // kBytes: where they begin; copy it to read them
 };
 
 // What a scan fills in. The first refusal is kept and the scan goes on, since a refused request's id may come last and
