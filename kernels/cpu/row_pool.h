@@ -1,0 +1,30 @@
+// Pooled, bounded memory for rows on their way through the server.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/engine.h"
+
+namespace expertd::cpu {
+
+// Hands out 64-byte aligned buffers and keeps them for reuse, by size class (four to an octave, so a buffer is at most
+// a quarter larger than asked for). Thread-safe; buffers may outlive the pool and be dropped in any thread.
+class RowPool {
+ public:
+  // All buffers together, used and kept, hold at most `budget_bytes`.
+  explicit RowPool(std::int64_t budget_bytes);
+
+  // Does not block. InvalidArgument: no bytes. ResourceExhausted: the budget is in use.
+  absl::StatusOr<RowBuffer> Acquire(std::size_t bytes);
+
+  // The size class of a request: what a buffer for it takes from the budget.
+  static std::size_t CapacityFor(std::size_t bytes);
+
+ private:
+  class State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace expertd::cpu
