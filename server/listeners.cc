@@ -2,9 +2,15 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/impl/server_builder_option.h>
+#include <netdb.h>
 #include <prometheus/exposer.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <exception>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -26,6 +32,24 @@ constexpr int kReflectionThreads = 4;
 
 absl::Status CannotListen(absl::string_view address, absl::string_view reason) {
   return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", reason));
+}
+
+// Connects to HOST:PORT and leaves.
+void Knock(const std::string& address) {
+  const std::size_t colon = address.rfind(':');
+  if (colon == std::string::npos) return;
+  std::string host = address.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found) != 0) return;
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd >= 0) {
+    static_cast<void>(connect(fd, found->ai_addr, found->ai_addrlen));
+    close(fd);
+  }
+  freeaddrinfo(found);
 }
 
 void Configure(const GrpcListenerOptions& options, grpc::ServerBuilder& builder) {
@@ -56,13 +80,18 @@ void Configure(const GrpcListenerOptions& options, grpc::ServerBuilder& builder)
 
 absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Service* service) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  GrpcListener listener;
   grpc::ServerBuilder builder;
   Configure(options, builder);
   if (service == nullptr || !IsLocalAddress(options.address)) builder.SetOption(std::make_unique<WithoutPlugins>());
-  if (service != nullptr) builder.RegisterService(service);
+  if (service != nullptr) {
+    builder.RegisterService(service);
+  } else {
+    listener.rest = std::make_unique<grpc::CallbackGenericService>();
+    builder.RegisterCallbackGenericService(listener.rest.get());
+  }
   int port = 0;
   builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
-  GrpcListener listener;
   listener.server = builder.BuildAndStart();
   if (listener.server == nullptr || port <= 0) {
     return CannotListen(options.address, "in use, or no address of this machine");
@@ -71,17 +100,39 @@ absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Se
   return listener;
 }
 
-absl::StatusOr<MetricsListener> ListenForScrapes(const std::string& address, const Metrics& metrics) {
+void GrpcListener::Stop() {
+  if (server) server->Shutdown(std::chrono::system_clock::now());
+  server.reset();
+}
+
+absl::StatusOr<std::unique_ptr<MetricsListener>> MetricsListener::Start(const std::string& address,
+                                                                        const Metrics& metrics) {
   try {
-    MetricsListener listener;
-    listener.exposer = std::make_unique<prometheus::Exposer>(address, 1);
-    for (const auto& collectable : metrics.collectables()) listener.exposer->RegisterCollectable(collectable);
-    const std::vector<int> ports = listener.exposer->GetListeningPorts();
-    listener.address = WithPort(address, ports.empty() ? 0 : ports.front());
-    return listener;
+    auto exposer = std::make_unique<prometheus::Exposer>(address, 1);
+    for (const auto& collectable : metrics.collectables()) exposer->RegisterCollectable(collectable);
+    const std::vector<int> ports = exposer->GetListeningPorts();
+    std::string bound = WithPort(address, ports.empty() ? 0 : ports.front());
+    return std::unique_ptr<MetricsListener>(new MetricsListener(std::move(exposer), std::move(bound)));
   } catch (const std::exception&) {  // CivetWeb says no more than that it failed
     return CannotListen(address, "in use, or no address of this machine");
   }
+}
+
+MetricsListener::MetricsListener(std::unique_ptr<prometheus::Exposer> exposer, std::string address)
+    : exposer_(std::move(exposer)), address_(std::move(address)) {}
+
+// CivetWeb looks whether it should stop every two seconds, and when somebody connects.
+MetricsListener::~MetricsListener() {
+  std::atomic<bool> stopped = false;
+  std::thread stop([&] {
+    exposer_.reset();
+    stopped = true;
+  });
+  while (!stopped) {
+    Knock(address_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  stop.join();
 }
 
 std::string WithPort(absl::string_view address, int port) {

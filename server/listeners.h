@@ -1,6 +1,7 @@
 // The sockets that a server answers on.
 #pragma once
 
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/grpcpp.h>
 
 #include <cstdint>
@@ -25,21 +26,34 @@ struct GrpcListenerOptions {
 };
 
 struct GrpcListener {
+  // Answers UNIMPLEMENTED where there is no service: gRPC starts no server without one.
+  std::unique_ptr<grpc::CallbackGenericService> rest;
   std::unique_ptr<grpc::Server> server;
   std::string address;  // as bound
+
+  // Cancels what is in progress and waits for it.
+  void Stop();
 };
 
 // Starts a plaintext server for `service`, or for nothing but health when null. Reflection is served on local addresses
 // only. Unavailable when the address cannot be bound, also when another process has it.
 absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Service* service);
 
-struct MetricsListener {
-  std::unique_ptr<prometheus::Exposer> exposer;
-  std::string address;  // as bound
-};
+// Serves /metrics until it is destroyed.
+class MetricsListener {
+ public:
+  // Unavailable when the address cannot be bound.
+  static absl::StatusOr<std::unique_ptr<MetricsListener>> Start(const std::string& address, const Metrics& metrics);
+  ~MetricsListener();
 
-// Serves /metrics. Unavailable when the address cannot be bound.
-absl::StatusOr<MetricsListener> ListenForScrapes(const std::string& address, const Metrics& metrics);
+  const std::string& address() const { return address_; }  // as bound
+
+ private:
+  MetricsListener(std::unique_ptr<prometheus::Exposer> exposer, std::string address);
+
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  const std::string address_;
+};
 
 // `address` with `port` in place of port 0.
 std::string WithPort(absl::string_view address, int port);

@@ -67,10 +67,9 @@ void AppendValue(const LogField& field, bool json, std::string* out) {
   }
 }
 
-// gRPC calls refused connections and the like errors; callers see those as statuses.
+// Whatever their severity: most are about what callers did, who can cause any number of them.
 void LogGrpcMessage(gpr_log_func_args* args) {
-  const LogLevel level = args->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarning : LogLevel::kDebug;
-  Log(level, "grpc", {{"message", args->message}});
+  Log(LogLevel::kDebug, "grpc", {{"severity", gpr_log_severity_string(args->severity)}, {"message", args->message}});
 }
 
 }  // namespace

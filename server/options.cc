@@ -149,6 +149,7 @@ absl::Status ReadConfig(const std::string& path, std::vector<CLI::ConfigItem>* i
     return absl::InvalidArgumentError(absl::StrCat("--config ", path, ": ", error.what()));
   }
   for (const CLI::ConfigItem& item : *items) {
+    if (item.name == "++" || item.name == "--") continue;  // a section begins or ends; its keys are refused below
     const bool known = item.parents.empty() && std::any_of(std::begin(kOptions), std::end(kOptions),
                                                            [&](const auto& row) { return item.name == row.name; });
     if (!known) return absl::InvalidArgumentError(absl::StrCat("--config ", path, ": unknown key ", item.fullname()));

@@ -1,7 +1,5 @@
 #include "server/server.h"
 
-#include <prometheus/exposer.h>
-
 #include <algorithm>
 #include <chrono>
 #include <limits>
@@ -118,7 +116,7 @@ struct Server::State {
   ExpertdService service;
   GrpcListener service_listener;
   GrpcListener health_listener;
-  MetricsListener metrics_listener;
+  std::unique_ptr<MetricsListener> metrics_listener;
   BoundAddresses addresses;
 
   Mutex mutex;
@@ -176,10 +174,10 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
     addresses.health = health_listener.address;
   }
   if (!options.metrics_address.empty()) {
-    absl::StatusOr<MetricsListener> scrapes = ListenForScrapes(options.metrics_address, metrics);
+    absl::StatusOr<std::unique_ptr<MetricsListener>> scrapes = MetricsListener::Start(options.metrics_address, metrics);
     if (!scrapes.ok()) return scrapes.status();
     metrics_listener = *std::move(scrapes);
-    addresses.metrics = metrics_listener.address;
+    addresses.metrics = metrics_listener->address();
   }
   write_watch = std::thread([this] { WatchWrites(); });
   return absl::OkStatus();
@@ -217,11 +215,9 @@ Server::~Server() {
   }
   s.health.Leave();
   s.health.Detach();
-  s.metrics_listener.exposer.reset();
-  for (GrpcListener* listener : {&s.service_listener, &s.health_listener}) {
-    if (listener->server) listener->server->Shutdown(std::chrono::system_clock::now());
-    listener->server.reset();
-  }
+  s.service_listener.Stop();
+  s.health_listener.Stop();
+  s.metrics_listener.reset();
   // The transport may hold answers for a moment longer than the calls; the engine owns their rows.
   const Clock::time_point deadline = Clock::now() + kWaitForTransport;
   while (s.admission->rows_in_flight() > 0 && Clock::now() < deadline) {
