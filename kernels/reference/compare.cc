@@ -30,26 +30,51 @@ absl::Span<const T> Row(const std::vector<T>& values, std::int64_t i, std::int64
   return absl::MakeConstSpan(values).subspan(static_cast<std::size_t>(i * width), static_cast<std::size_t>(width));
 }
 
-// The reference's output for these rows under the answer's own routing.
-void TakeAnswersRouting(const LayerSource& source, const LayerRows& rows, const Answer& answer,
-                        const std::vector<std::int64_t>& which, std::vector<double>& want) {
-  const std::int64_t d = source.spec().hidden_size, k = source.spec().experts_per_token;
+std::int64_t Width(std::size_t elements, std::int64_t n) {
+  return n == 0 ? 0 : static_cast<std::int64_t>(elements) / n;
+}
+
+// Rows of `rows` under the routing of `routed`, or server-routed when that is null.
+LayerRows Pick(const LayerRows& rows, const std::vector<std::int64_t>& which, const Answer* routed) {
   LayerRows some;
   some.n = static_cast<std::int64_t>(which.size());
-  some.k = k;
   some.shared_expert = rows.shared_expert;
+  some.k = routed == nullptr ? 0 : Width(routed->topk_ids.size(), rows.n);
+  const std::int64_t d = Width(rows.rows.size(), rows.n);
   for (const std::int64_t i : which) {
     const auto x = Row(rows.rows, i, d);
-    const auto ids = Row(answer.topk_ids, i, k);
-    const auto weights = Row(answer.topk_weights, i, k);
     some.rows.insert(some.rows.end(), x.begin(), x.end());
+    if (routed == nullptr) continue;
+    const auto ids = Row(routed->topk_ids, i, some.k);
+    const auto weights = Row(routed->topk_weights, i, some.k);
     some.topk_ids.insert(some.topk_ids.end(), ids.begin(), ids.end());
     some.topk_weights.insert(some.topk_weights.end(), weights.begin(), weights.end());
   }
-  const LayerResult result = RunLayer(source, some);
-  for (std::size_t r = 0; r < which.size(); ++r) {
-    std::copy_n(result.output.begin() + static_cast<std::int64_t>(r) * d, d, want.begin() + which[r] * d);
+  return some;
+}
+
+std::vector<std::int64_t> RowsRoutedDifferently(std::int64_t n, const Answer& got, const Answer& want) {
+  std::vector<std::int64_t> rows;
+  if (got.topk_ids.empty() || want.topk_ids.empty()) return rows;
+  const std::int64_t got_k = Width(got.topk_ids.size(), n), want_k = Width(want.topk_ids.size(), n);
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (!SameRouting(Row(got.topk_ids, i, got_k), Row(got.topk_weights, i, got_k), Row(want.topk_ids, i, want_k),
+                     Row(want.topk_weights, i, want_k))) {
+      rows.push_back(i);
+    }
   }
+  return rows;
+}
+
+// Those of `different` that rounding may have decided.
+std::vector<std::int64_t> Ties(const LayerSource& source, const LayerRows& rows,
+                               const std::vector<std::int64_t>& different) {
+  const LayerResult routed = RunLayer(source, Pick(rows, different, nullptr));
+  std::vector<std::int64_t> ties;
+  for (std::size_t i = 0; i < different.size(); ++i) {
+    if (routed.choice_margin[i] < kRoutingTie) ties.push_back(different[i]);
+  }
+  return ties;
 }
 
 }  // namespace
@@ -85,28 +110,33 @@ bool SameRouting(absl::Span<const std::int32_t> got_ids, absl::Span<const double
   });
 }
 
-Comparison CompareToReference(const LayerSource& source, const LayerRows& rows, const Answer& answer) {
-  LayerResult reference = RunLayer(source, rows);
-  const std::int64_t k = source.spec().experts_per_token;
-  std::int64_t mismatches = 0, first_mismatch = -1;
+Comparison Compare(const LayerRows& rows, const Answer& got, const Answer& want, const LayerSource* source) {
+  const std::vector<std::int64_t> different =
+      rows.k > 0 ? std::vector<std::int64_t>() : RowsRoutedDifferently(rows.n, got, want);
   std::vector<std::int64_t> ties;
-  for (std::int64_t i = 0; rows.k == 0 && !answer.topk_ids.empty() && i < rows.n; ++i) {
-    if (SameRouting(Row(answer.topk_ids, i, k), Row(answer.topk_weights, i, k), Row(reference.topk_ids, i, k),
-                    Row(reference.topk_weights, i, k))) {
-      continue;
-    }
-    if (reference.choice_margin[i] < kRoutingTie) {
-      ties.push_back(i);
-    } else if (mismatches++ == 0) {
-      first_mismatch = i;
+  if (source != nullptr && !different.empty()) ties = Ties(*source, rows, different);
+
+  std::vector<double> output = want.output;
+  if (!ties.empty()) {
+    const LayerResult theirs = RunLayer(*source, Pick(rows, ties, &got));
+    const std::int64_t d = source->spec().hidden_size;
+    for (std::size_t t = 0; t < ties.size(); ++t) {
+      std::copy_n(theirs.output.begin() + static_cast<std::int64_t>(t) * d, d, output.begin() + ties[t] * d);
     }
   }
-  if (!ties.empty()) TakeAnswersRouting(source, rows, answer, ties, reference.output);
-  Comparison c = CompareOutputs(rows.n, answer.output, reference.output);
-  c.routing_mismatches = mismatches;
-  c.first_mismatch = first_mismatch;
+  Comparison c = CompareOutputs(rows.n, got.output, output);
   c.routing_ties = static_cast<std::int64_t>(ties.size());
+  c.routing_mismatches = static_cast<std::int64_t>(different.size() - ties.size());
+  for (const std::int64_t row : different) {
+    if (c.first_mismatch < 0 && !std::binary_search(ties.begin(), ties.end(), row)) c.first_mismatch = row;
+  }
   return c;
+}
+
+Comparison CompareToReference(const LayerSource& source, const LayerRows& rows, const Answer& got) {
+  LayerResult result = RunLayer(source, rows);
+  return Compare(rows, got, {std::move(result.output), std::move(result.topk_ids), std::move(result.topk_weights)},
+                 &source);
 }
 
 }  // namespace expertd::reference

@@ -21,6 +21,7 @@ struct Comparison {
   bool Within(double tolerance) const { return relative_error <= tolerance && routing_mismatches == 0; }
 };
 
+// What somebody computed for some rows.
 struct Answer {
   std::vector<double> output;          // [n, D]
   std::vector<std::int32_t> topk_ids;  // [n, K], or empty: the routing is not known
@@ -36,9 +37,12 @@ bool SameRouting(absl::Span<const std::int32_t> got_ids, absl::Span<const double
                  absl::Span<const std::int32_t> want_ids, absl::Span<const double> want_weights,
                  double tolerance = kWeightTolerance);
 
-// Runs the double reference over the same rows. Where `rows` is server-routed and the answer's experts differ although
-// the reference's margin is within kRoutingTie, the row counts as a tie and its output is compared with the reference
-// for the answer's own routing.
-Comparison CompareToReference(const LayerSource& source, const LayerRows& rows, const Answer& answer);
+// Outputs, and routings where both answers have them. Where a server-routed row's routing differs, the double reference
+// over `source` decides: a row whose margin is within kRoutingTie counts as a tie, and its output is compared with the
+// reference's for the routing that `got` took. Without a source every difference is a mismatch.
+Comparison Compare(const LayerRows& rows, const Answer& got, const Answer& want, const LayerSource* source);
+
+// The same against the double reference itself.
+Comparison CompareToReference(const LayerSource& source, const LayerRows& rows, const Answer& got);
 
 }  // namespace expertd::reference

@@ -8,23 +8,17 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/reference/compare.h"
 #include "kernels/tensor.h"
 
 namespace expertd::reference {
-
-struct IoLayer {
-  std::vector<double> output;  // [N, D]
-  // In the model's own order, which may be any. Empty where the file has none.
-  std::int64_t k = 0;
-  std::vector<std::int32_t> topk_ids;  // [N, K]
-  std::vector<double> topk_weights;    // [N, K]
-};
 
 struct IoFile {
   std::int64_t n = 0, d = 0;
   DType dtype = DType::kBF16;  // of hidden_states: kBF16 or kF32
   std::vector<double> rows;    // [N, D]
-  std::map<std::int64_t, IoLayer> layers;
+  // By layer index. Routing is in the model's own order, which may be any, and empty where the file has none.
+  std::map<std::int64_t, Answer> layers;
 };
 
 // InvalidArgument naming file, tensor and reason; NotFound when the file is missing.

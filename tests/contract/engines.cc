@@ -26,9 +26,7 @@ EngineCase CpuEngine(const std::string& isa) {
           }};
 }
 
-}  // namespace
-
-std::vector<EngineCase> Engines() {
+std::vector<EngineCase> FindEngines() {
   // The reference itself stands first: a test that it fails is wrong.
   std::vector<EngineCase> engines = {{"reference", MakeReference}};
   for (const char* isa : {"avx2", "avx512", "avx512bf16", "amx"}) {
@@ -39,6 +37,13 @@ std::vector<EngineCase> Engines() {
       std::cerr << "not run on this machine: " << engine.name << ": " << made.status().message() << "\n";
     }
   }
+  return engines;
+}
+
+}  // namespace
+
+std::vector<EngineCase> Engines() {
+  static const std::vector<EngineCase> engines = FindEngines();
   return engines;
 }
 
