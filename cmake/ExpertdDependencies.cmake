@@ -32,6 +32,7 @@ if(NOT EXPERTD_CUDA STREQUAL "OFF")
     set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual CACHE STRING "CUDA targets")
     enable_language(CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc has it; CMake 3.25 does not know
+    find_package(CUDAToolkit REQUIRED)
   elseif(EXPERTD_CUDA STREQUAL "ON")
     message(FATAL_ERROR "EXPERTD_CUDA=ON, but no nvcc was found")
   endif()

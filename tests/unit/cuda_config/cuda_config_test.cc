@@ -1,0 +1,101 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/expert_sort_config.h"
+#include "kernels/cuda/grouped_gemm_config.h"
+#include "kernels/cuda/row_ops_config.h"
+#include "kernels/cuda/topk_routing_config.h"
+#include "kernels/cuda/weight_grad_config.h"
+#include "tests/gpu/routed_ids.h"
+
+namespace expertd::cuda {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr DeviceLimits kH200 = {.multiprocessors = 132, .shared_bytes_per_block = 232448};
+constexpr DeviceLimits kA100 = {.multiprocessors = 108, .shared_bytes_per_block = 166912};
+constexpr DeviceLimits kL4 = {.multiprocessors = 58, .shared_bytes_per_block = 101376};
+
+TEST(ExpertSortConfigTest, EverySlotBelongsToExactlyOneWarp) {
+  for (const std::int64_t bins : {1, 8, 256, 1024, 4096}) {
+    for (const std::int64_t slots : {0, 1, 32, 33, 4096, 4097, 65536, 1000000, 2147483647}) {
+      const ExpertSortConfig config = ChooseExpertSort(slots, bins);
+      EXPECT_GE(config.blocks * config.warps * config.slots_per_warp, slots);
+      EXPECT_EQ(config.slots_per_warp % 32, 0);
+      EXPECT_GE(config.warps, 1);
+      EXPECT_LE(config.warps, 32);
+      EXPECT_LE(config.blocks, kMaxSortBlocks);
+      EXPECT_LE(config.shared_bytes, kL4.shared_bytes_per_block - 1024) << bins;
+    }
+  }
+}
+
+TEST(ExpertSortConfigTest, FewSlotsTakeOneBlock) {
+  EXPECT_EQ(ChooseExpertSort(kMaxSlotsOfOneBlock, 256).blocks, 1);
+  EXPECT_GT(ChooseExpertSort(kMaxSlotsOfOneBlock + 1, 256).blocks, 1);
+}
+
+TEST(TopkRoutingConfigTest, AWarpHoldsUpTo512Experts) {
+  EXPECT_EQ(RoutingValuesPerLane(1, 1), 1);
+  EXPECT_EQ(RoutingValuesPerLane(32, 1), 1);
+  EXPECT_EQ(RoutingValuesPerLane(33, 1), 2);
+  EXPECT_EQ(RoutingValuesPerLane(256, 8), 8);
+  EXPECT_EQ(RoutingValuesPerLane(512, 32), 16);
+  EXPECT_EQ(RoutingValuesPerLane(513, 1), 0);
+  EXPECT_EQ(RoutingValuesPerLane(256, 64), 0) << "a lane looks at one group";
+}
+
+TEST(RowOpsConfigTest, WarpsOfADotProductDependOnTheRowAlone) {
+  EXPECT_EQ(WarpsPerSlot(1), 1);
+  EXPECT_EQ(WarpsPerSlot(2048), 4);
+  EXPECT_EQ(WarpsPerSlot(65536), 8);
+}
+
+TEST(GroupedGemmConfigTest, TilesGrowWithTheRowsOfAnExpert) {
+  EXPECT_EQ(ChooseGemmTile(8, 128, kH200), GemmTile::k64x8);
+  EXPECT_EQ(ChooseGemmTile(4 * 128, 128, kH200), GemmTile::k64x8);
+  EXPECT_EQ(ChooseGemmTile(8 * 128, 128, kH200), GemmTile::k64x32);
+  EXPECT_EQ(ChooseGemmTile(32 * 128, 128, kH200), GemmTile::k128x64);
+  EXPECT_EQ(ChooseGemmTile(512 * 128, 128, kH200), GemmTile::k256x128);
+}
+
+TEST(GroupedGemmConfigTest, EveryTileFitsItsDevice) {
+  for (const DeviceLimits& device : {kH200, kA100, kL4}) {
+    for (const std::int64_t experts : {1, 256, kMaxGemmExperts}) {
+      for (const std::int64_t rows : {1, 8, 32, 1024}) {
+        const GemmTile tile = ChooseGemmTile(rows * experts, experts, device);
+        EXPECT_LE(GemmSharedBytes(tile, experts), device.shared_bytes_per_block);
+      }
+    }
+  }
+  EXPECT_EQ(ChooseGemmTile(65536, 128, kA100), GemmTile::k128x128);
+}
+
+TEST(GroupedGemmConfigTest, TheGridIsResidentAndNotLargerThanTheWork) {
+  EXPECT_EQ(GemmBlocks(GemmTile::k256x128, 65536, 128, 1536, kH200), 132);
+  EXPECT_EQ(GemmBlocks(GemmTile::k64x8, 2, 8, 4096, kH200), 128);
+  EXPECT_EQ(GemmBlocks(GemmTile::k64x8, 1, 8, 1, kH200), 1);
+}
+
+TEST(GroupedGemmConfigTest, TensorCoresTakeWholeVectorsOfBf16) {
+  EXPECT_TRUE(UsesTensorCores(Element::kBF16, 2880));
+  EXPECT_FALSE(UsesTensorCores(Element::kBF16, 2881));
+  EXPECT_FALSE(UsesTensorCores(Element::kF32, 2880));
+}
+
+TEST(WeightGradConfigTest, TilesCoverEveryGradient) {
+  EXPECT_EQ(GradTiles(1, 1, 1), 1);
+  EXPECT_EQ(GradTiles(3, kGradTileOut, kGradTileIn), 3);
+  EXPECT_EQ(GradTiles(3, kGradTileOut + 1, kGradTileIn + 1), 12);
+}
+
+TEST(RoutedIdsTest, AreThePublishedOnes) {
+  const std::vector<std::int32_t> ids = testing::RoutedIds(4, 128, 8);
+  EXPECT_THAT(std::vector(ids.begin(), ids.begin() + 8), ElementsAre(120, 48, 68, 21, 10, 83, 82, 18));
+  EXPECT_THAT(std::vector(ids.begin() + 24, ids.end()), ElementsAre(32, 15, 115, 2, 92, 80, 37, 69));
+  EXPECT_THAT(testing::RoutedIds(1, 128, 8, 1.2), ElementsAre(0, 1, 44, 2, 52, 6, 45, 95));
+}
+
+}  // namespace
+}  // namespace expertd::cuda
