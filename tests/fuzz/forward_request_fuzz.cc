@@ -22,14 +22,6 @@ void Require(bool holds, const char* what) {
   std::abort();
 }
 
-LayerSpec SmallLayer() {
-  LayerSpec spec;
-  spec.model = "m";
-  spec.hidden_size = 2;
-  spec.num_experts = 4;
-  return spec;
-}
-
 bool Same(const ForwardHead& a, const ForwardHead& b) {
   const auto same = [](WireRange x, WireRange y) { return x.offset == y.offset && x.size == y.size; };
   return a.model == b.model && a.layer == b.layer && a.request_id == b.request_id && a.rows == b.rows &&
@@ -48,7 +40,7 @@ std::vector<std::byte> Gathered(Slices slices, WireRange range) {
 
 // The way of an accepted request through the rest of the codec.
 void Use(const ForwardHead& head, Slices slices) {
-  const LayerSpec spec = SmallLayer();
+  const LayerSpec spec = {.model = "m", .hidden_size = 2, .num_experts = 4};
   if (!CheckAgainstLayer(head, spec, {.max_rows = 64, .max_k = 4}).ok()) return;
   const std::vector<std::byte> rows = Gathered(slices, head.hidden_states);
   std::int64_t row = -1;
@@ -103,7 +95,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::vector<absl::string_view> whole = {absl::string_view(message.data(), message.size())};
   std::vector<absl::string_view> cut;
   for (std::size_t at = 0; at < message.size(); at += piece) cut.push_back(whole[0].substr(at, piece));
-  const std::string bytes(whole[0]);
+  const std::string bytes(message.begin(), message.end());
   expertd::CheckForward(whole, cut, bytes);
   expertd::CheckStream(whole, cut, bytes);
   return 0;
