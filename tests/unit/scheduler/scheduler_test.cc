@@ -121,16 +121,32 @@ TEST_F(SchedulerTest, ALargeRequestIsSplitAndAnsweredOnce) {
 }
 
 TEST_F(SchedulerTest, ALargeRequestIsJoinedOverConcurrentBatches) {
-  Start({.max_batch_rows = 4}, /*concurrency=*/3);
+  Start({.max_batch_rows = 4}, /*concurrency=*/2);
   engine_->Hold();
   Submit(1, {.rows = 10});
-  engine_->AwaitRuns(3);  // all its ranges at once
+  engine_->AwaitRuns(2);  // two of its three ranges at once
   clock_.Advance(milliseconds(1));
+  engine_->LetGo(1);
+  engine_->AwaitRuns(3);
+  EXPECT_FALSE(callers_.Ended(1));
   engine_->LetAllGo();
   const Outcome outcome = callers_.Await(1);
   EXPECT_TRUE(outcome.output_right);
-  EXPECT_DOUBLE_EQ(outcome.report.queue, 0);
+  EXPECT_DOUBLE_EQ(outcome.report.queue, 0) << "some of it ran all the time";
   EXPECT_THAT(engine_->batches(), UnorderedElementsAre(RanBatch{{1, 0, 4}}, RanBatch{{1, 4, 4}}, RanBatch{{1, 8, 2}}));
+}
+
+TEST_F(SchedulerTest, TheTimeBetweenARequestsBatchesIsQueueTime) {
+  engine_->before_end = [&] { clock_.Advance(milliseconds(10)); };
+  Start({.max_batch_rows = 4});
+  Occupy(1);
+  Submit(2, {.rows = 8});
+  engine_->LetGo(1);
+  engine_->AwaitRuns(2);
+  Submit(3, {.layer = other_, .priority = 9});  // goes between the two batches of the other
+  engine_->LetAllGo();
+  EXPECT_DOUBLE_EQ(callers_.Await(2).report.queue, 20e-3);
+  EXPECT_THAT(callers_.order(), ElementsAre(1, 3, 2));
 }
 
 TEST_F(SchedulerTest, AsManyBatchesRunAtOnceAsTheEngineTakes) {
@@ -228,6 +244,14 @@ TEST_F(SchedulerTest, CancelledWhileRunningIsDiscardedAndItsNeighbourIsNot) {
   EXPECT_TRUE(callers_.Await(3).output_right);
 }
 
+TEST_F(SchedulerTest, CancelledWhileRunningStaysCancelledWhenTheBatchFails) {
+  engine_->verdict = [](const RanBatch&) { return absl::UnknownError("kernel failed"); };
+  Start();
+  scheduler_->Cancel(Occupy(1));
+  engine_->LetAllGo();
+  EXPECT_EQ(callers_.Await(1).status.code(), absl::StatusCode::kCancelled);
+}
+
 TEST_F(SchedulerTest, CancelledBetweenItsBatchesTheRestIsNotRun) {
   Start({.max_batch_rows = 4});
   engine_->Hold();
@@ -302,6 +326,20 @@ TEST_F(SchedulerTest, ALostEngineFailsAllThatIsInFlightAndTakesNoMore) {
   EXPECT_EQ(observer_.lost, 1);
 }
 
+TEST_F(SchedulerTest, ALostEngineIsReportedOnceHoweverManyBatchesItTakesAlong) {
+  engine_ = std::make_unique<PuppetEngine>(/*concurrency=*/2);
+  engine_->verdict = [](const RanBatch&) { return absl::InternalError("device lost"); };
+  Start();
+  engine_->Hold();
+  Submit(1);
+  engine_->AwaitRuns(1);
+  Submit(2);
+  engine_->AwaitRuns(2);
+  engine_->LetAllGo();
+  for (const int tag : {1, 2}) EXPECT_EQ(callers_.Await(tag).status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(observer_.lost, 1);
+}
+
 TEST_F(SchedulerTest, DrainingAnswersAllThatWasAcceptedAndTakesNoMore) {
   Start();
   Occupy(1);
@@ -310,6 +348,9 @@ TEST_F(SchedulerTest, DrainingAnswersAllThatWasAcceptedAndTakesNoMore) {
   Submit(3);
   ASSERT_TRUE(callers_.Ended(3));
   EXPECT_EQ(callers_.Await(3).status, absl::UnavailableError("the server is draining and takes no new requests"));
+  engine_->LetGo(1);
+  engine_->AwaitRuns(2);
+  EXPECT_FALSE(scheduler_->Drain(clock_.Now())) << "one is left";
   std::thread drain([&] { EXPECT_TRUE(scheduler_->Drain(Clock::time_point::max())); });
   engine_->LetAllGo();
   drain.join();
@@ -383,6 +424,30 @@ TEST_F(SchedulerTest, AdmissionLearnsHowLongTheWaitIs) {
   EXPECT_TRUE(admit(milliseconds(20)).ok());
   engine_->LetAllGo();
   EXPECT_TRUE(scheduler_->Drain(clock_.Now() + std::chrono::hours(1)));
+  EXPECT_EQ(admission_->ExpectedWait(), microseconds(0));
+}
+
+TEST_F(SchedulerTest, OverlappingBatchesAreChargedOnce) {
+  Start({}, /*concurrency=*/2);
+  engine_->Hold();
+  for (const int tag : {1, 2}) {
+    Submit(tag);
+    engine_->AwaitRuns(tag);
+  }
+  clock_.Advance(milliseconds(10));
+  engine_->LetAllGo();
+  EXPECT_TRUE(scheduler_->Drain(Clock::time_point::max()));
+  admission_->ObserveLoad({.running = {.batches = 2, .rows = 2}});
+  EXPECT_NEAR(static_cast<double>(admission_->ExpectedWait().count()), 10e3, 500);
+}
+
+TEST_F(SchedulerTest, AFailedBatchTellsNothingAboutTheWait) {
+  engine_->verdict = [](const RanBatch&) { return absl::UnknownError("kernel failed"); };
+  engine_->before_end = [&] { clock_.Advance(milliseconds(10)); };
+  Start();
+  Submit(1);
+  callers_.Await(1);
+  Occupy(2);
   EXPECT_EQ(admission_->ExpectedWait(), microseconds(0));
 }
 
