@@ -29,10 +29,10 @@ inline bool HasDevice() {
 template <typename T>
 class DeviceArray {
  public:
-  explicit DeviceArray(std::int64_t count) : count_(count) {
+  explicit DeviceArray(std::int64_t count, bool poison = true) : count_(count) {
     if (count == 0) return;
     EXPERTD_CHECK_CUDA(cudaMalloc(reinterpret_cast<void**>(&data_), Bytes()));
-    EXPERTD_CHECK_CUDA(cudaMemset(data_, 0x7e, Bytes()));
+    if (poison) EXPERTD_CHECK_CUDA(cudaMemset(data_, 0x7e, Bytes()));
   }
   explicit DeviceArray(const std::vector<T>& host) : DeviceArray(static_cast<std::int64_t>(host.size())) {
     if (count_ > 0) EXPERTD_CHECK_CUDA(cudaMemcpy(data_, host.data(), Bytes(), cudaMemcpyHostToDevice));
@@ -59,10 +59,12 @@ class DeviceArray {
   T* data_ = nullptr;
 };
 
-// Scratch memory of the size that an op asks for with these arguments.
+// Scratch memory of the size that an op asks for with these arguments. Left as it is when small tests are wanted, so
+// that compute-sanitizer's initcheck sees what an op reads before it has written it.
 class DeviceWorkspace {
  public:
-  explicit DeviceWorkspace(std::int64_t bytes) : memory_(bytes), bytes_(bytes) {}
+  explicit DeviceWorkspace(std::int64_t bytes)
+      : memory_(bytes, std::getenv("EXPERTD_GPU_TESTS") == nullptr), bytes_(bytes) {}
   template <typename Args>
   static DeviceWorkspace For(const Args& args) {
     return DeviceWorkspace(cuda::WorkspaceBytes(args));

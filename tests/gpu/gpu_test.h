@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <vector>
@@ -35,9 +37,23 @@ class GpuTest : public ::testing::Test {
 
 inline constexpr DType kRowTypes[] = {DType::kBF16, DType::kF32};
 
+// Whether only one small case of every kernel is wanted: under compute-sanitizer each takes a hundred times as long.
+inline bool SmallTests() {
+  const char* const tests = std::getenv("EXPERTD_GPU_TESTS");
+  return tests != nullptr && std::strcmp(tests, "small") == 0;
+}
+template <typename T>
+std::vector<T> Cases(std::initializer_list<T> all, std::initializer_list<T> small) {
+  return SmallTests() ? small : all;
+}
+
 // The sizes at which ops go wrong: nothing, one, a warp, a tile, several tiles, each with a neighbour.
-inline constexpr std::int64_t kRows[] = {0, 1, 2, 31, 32, 33, 127, 128, 129, 1000, 4097};
-inline constexpr std::int64_t kExperts[] = {1, 8, 60, 64, 128, 160, 256, 384};
+inline std::vector<std::int64_t> RowCounts() {
+  return Cases<std::int64_t>({0, 1, 2, 31, 32, 33, 127, 128, 129, 1000, 4097}, {0, 33});
+}
+inline std::vector<std::int64_t> ExpertCounts() {
+  return Cases<std::int64_t>({1, 8, 60, 64, 128, 160, 256, 384}, {60});
+}
 
 // An array of bf16 or f32 on the host.
 struct HostArray {

@@ -83,13 +83,14 @@ std::int64_t GroupsOf(const RoutingRule& rule) { return rule.group_score == Grou
 
 TEST_F(RoutingGpuTest, EveryRuleIsTheReferenceAtEverySize) {
   for (const NamedRule& named : kRules) {
-    for (const std::int64_t e : {1, 2, 8, 60, 64, 100, 128, 160, 256, 384, 512, 513, 1000}) {
-      for (const std::int64_t k : {1, 2, 6, 8, 16}) {
+    for (const std::int64_t e :
+         Cases<std::int64_t>({1, 2, 8, 60, 64, 100, 128, 160, 256, 384, 512, 513, 1000}, {8, 60, 100, 160, 384, 516})) {
+      for (const std::int64_t k : Cases<std::int64_t>({1, 2, 6, 8, 16}, {2, 6})) {
         const bool mixer = named.rule.weigh == Weigh::kSparseMixer;
         const std::int64_t groups = GroupsOf(named.rule);
         if (k > e || (mixer && k != 2) || e % groups != 0 || e / groups < 2 * (groups > 1)) continue;
         if (groups > 1 && k > named.rule.topk_group * (e / groups)) continue;
-        for (const std::int64_t n : {1, 33, 129}) {
+        for (const std::int64_t n : Cases<std::int64_t>({1, 33, 129}, {3})) {
           SCOPED_TRACE(std::string(named.name) + " E " + std::to_string(e) + " K " + std::to_string(k) + " N " +
                        std::to_string(n));
           ExpectReference({.n = n, .e = e, .k = k, .rule = named.rule}, NormalFloats(n * e, 7 * e + k, 1.0f),
@@ -101,7 +102,7 @@ TEST_F(RoutingGpuTest, EveryRuleIsTheReferenceAtEverySize) {
 }
 
 TEST_F(RoutingGpuTest, ManyRowsManyChosenManyGroups) {
-  for (const std::int64_t n : kRows) {
+  for (const std::int64_t n : RowCounts()) {
     ExpectReference({.n = n, .e = 128, .k = 8, .rule = kRules[0].rule}, NormalFloats(n * 128, 3, 1.0f), {});
   }
   ExpectReference({.n = 9, .e = 128, .k = 64, .rule = kRules[0].rule}, NormalFloats(9 * 128, 4, 1.0f), {});

@@ -31,9 +31,9 @@ struct Problem {
 template <typename Body>
 void ForEachProblem(const Body& body) {
   for (const DType dtype : kRowTypes) {
-    for (const std::int64_t n : kRows) {
-      for (const std::int64_t k : {1, 2, 8, 11}) {
-        for (const std::int64_t d : {1, 33, 40, 520}) {
+    for (const std::int64_t n : RowCounts()) {
+      for (const std::int64_t k : Cases<std::int64_t>({1, 2, 8, 11}, {11})) {
+        for (const std::int64_t d : Cases<std::int64_t>({1, 33, 40, 520}, {33, 40})) {
           if (n * k * d > 4000000) continue;
           SCOPED_TRACE(std::string(DTypeName(dtype)) + " N " + std::to_string(n) + " K " + std::to_string(k) + " D " +
                        std::to_string(d));
@@ -87,6 +87,24 @@ TEST_F(RowsGpuTest, WeightedScatterIsTheReference) {
     EXPERTD_ASSERT_OK(cuda::FusedWeightedScatter(args, DeviceWorkspace::For(args), {}));
     EXPECT_CLOSE(Fetch(out, p.dtype), want, Tolerance(p.dtype));
   });
+}
+
+// The two ways to find the rows that nobody names meet at a size of their own.
+TEST_F(RowsGpuTest, WeightedScatterMarksRowsWhenThereAreManySlots) {
+  for (const std::int64_t slots : {2048, 2049}) {
+    FusedWeightedScatterArgs args = {.n = slots, .d = 8, .k = 1, .r = slots + 100, .dtype = DType::kF32};
+    const std::vector<std::int32_t> slot_row = SlotRows(slots, args.r, true);
+    const HostArray grad = HostArray::Normal(DType::kF32, slots * 8, 35);
+    HostArray want(DType::kF32, args.r * 8);
+    args.grad_out = grad.bytes.data(), args.slot_row = slot_row.data(), args.grad_expert = want.bytes.data();
+    EXPERTD_ASSERT_OK(reference::FusedWeightedScatter(args));
+    EXPECT_EQ(cuda::WorkspaceBytes(args) > 0, slots > 2048);
+    const DeviceArray<std::byte> device_grad(grad.bytes), out(static_cast<std::int64_t>(want.bytes.size()));
+    const DeviceArray<std::int32_t> device_slot_row(slot_row);
+    args.grad_out = device_grad.data(), args.slot_row = device_slot_row.data(), args.grad_expert = out.data();
+    EXPERTD_ASSERT_OK(cuda::FusedWeightedScatter(args, DeviceWorkspace::For(args), {}));
+    EXPECT_EQ(out.Host(), want.bytes);
+  }
 }
 
 TEST_F(RowsGpuTest, RoutingWeightGradIsTheReference) {

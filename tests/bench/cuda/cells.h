@@ -1,0 +1,13 @@
+// The cells of the table: small ops, and the products of whole layers.
+#pragma once
+
+#include "tests/bench/cuda/timer.h"
+
+namespace expertd::bench {
+
+void RunRoutingCells(Timer& timer);
+void RunRowCells(Timer& timer);
+// grouped GEMM with each large tile, the sorted forward at every N, the weight gradient; five published layers.
+void RunGemmCells(Timer& timer);
+
+}  // namespace expertd::bench

@@ -1,0 +1,130 @@
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/cuda/grouped_gemm.h"
+#include "kernels/cuda/host.h"
+#include "tests/bench/cuda/cells.h"
+#include "tests/gpu/routed_ids.h"
+#include "tests/support/random.h"
+
+namespace expertd::bench {
+namespace {
+
+using testing::DeviceArray;
+using testing::DeviceWorkspace;
+
+struct Layer {
+  const char* name;
+  std::int64_t e, k, d, f;
+};
+constexpr Layer kLayers[] = {{"mixtral", 8, 2, 4096, 14336},
+                             {"qwen3-30b", 128, 8, 2048, 768},
+                             {"qwen3-235b", 128, 8, 4096, 1536},
+                             {"olmoe", 64, 8, 2048, 1024},
+                             {"deepseek-v3", 256, 8, 7168, 2048}};
+constexpr std::int64_t kRows[] = {1, 8, 32, 128, 512, 2048, 8192};
+constexpr std::int64_t kMany = 8192;
+
+struct Weights {
+  DeviceArray<std::byte> gate_up, down;
+  explicit Weights(const Layer& l)
+      : gate_up(RandomBf16(l.e * 2 * l.f * l.d * 2, 0.02f)), down(RandomBf16(l.e * l.d * l.f * 2, 0.02f)) {}
+};
+
+void Forward(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n) {
+  const std::vector<std::int32_t> host_ids = testing::RoutedIds(n, l.e, l.k);
+  const DeviceArray<std::int32_t> ids(host_ids);
+  std::vector<float> host_weights(host_ids.size());
+  testing::Random random(3);
+  for (float& weight : host_weights) weight = static_cast<float>(random.Uniform());
+  const DeviceArray<float> routing_weights(host_weights);
+  const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(n * l.d * 2);
+  const FusedMoeForwardArgs args = {.n = n,
+                                    .d = l.d,
+                                    .e = l.e,
+                                    .k = l.k,
+                                    .f = l.f,
+                                    .rows = rows.data(),
+                                    .ids = ids.data(),
+                                    .weights = routing_weights.data(),
+                                    .gate_up = weights.gate_up.data(),
+                                    .down = weights.down.data(),
+                                    .out = out.data()};
+  const DeviceWorkspace workspace = DeviceWorkspace::For(args);
+  const std::int64_t hit = testing::ExpertsHit(host_ids);
+  timer.Report({.op = "fused_moe_forward",
+                .shape = std::string(l.name) + " hit " + std::to_string(hit),
+                .rows = n,
+                .bytes = 6.0 * hit * l.f * l.d + 4.0 * n * l.d,
+                .flops = 6.0 * n * l.k * l.f * l.d},
+               kReadBandwidth, [&](cuda::Stream stream) { return cuda::FusedMoeForward(args, workspace, stream); });
+}
+
+// The first product of the layer at N = kMany, with a tile of choice.
+void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, cuda::GemmTile tile) {
+  const std::int64_t slots = kMany * l.k;
+  std::vector<std::int32_t> ids = testing::RoutedIds(kMany, l.e, l.k), gather(ids.size()), offsets(l.e + 1);
+  std::iota(gather.begin(), gather.end(), 0);
+  std::stable_sort(gather.begin(), gather.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
+  for (const std::int32_t id : ids) ++offsets[id + 1];
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  const DeviceArray<std::int32_t> device_gather(gather), device_offsets(offsets);
+  const DeviceArray<std::byte> rows = RandomBf16(kMany * l.d * 2, 1.0f), out(slots * 2 * l.f * 2);
+  cuda::GroupedGemmLaunch launch = {.positions = slots, .experts = l.e, .in = l.d, .out_features = 2 * l.f};
+  launch.tile = tile;
+  launch.blocks = cuda::GemmBlocks(tile, slots, l.e, 2 * l.f, *cuda::CurrentDevice());
+  launch.x = rows.data(), launch.gather = device_gather.data(), launch.rows_divisor = static_cast<int>(l.k);
+  launch.offsets = device_offsets.data(), launch.w = weights.gate_up.data(), launch.out = out.data();
+  const cuda::GemmTileShape& shape = cuda::ShapeOf(tile);
+  timer.Report(
+      {.op = "moe_grouped_gemm",
+       .shape = std::string(l.name) + " tile " + std::to_string(shape.weights) + "x" + std::to_string(shape.tokens),
+       .rows = kMany,
+       .bytes = 4.0 * l.e * l.f * l.d + 2.0 * kMany * l.d + 4.0 * slots * l.f,
+       .flops = 4.0 * slots * l.f * l.d},
+      kReadBandwidth, [&](cuda::Stream stream) {
+        return cuda::FromCuda(cuda::LaunchGroupedGemm(launch, stream.handle), "moe_grouped_gemm");
+      });
+}
+
+// Of gate and up at N = kMany, in f32.
+void WeightGrad(Timer& timer, const Layer& l) {
+  const std::int64_t slots = kMany * l.k;
+  std::vector<std::int32_t> offsets(l.e + 1);
+  for (const std::int32_t id : testing::RoutedIds(kMany, l.e, l.k)) ++offsets[id + 1];
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  const DeviceArray<std::int32_t> device_offsets(offsets);
+  const DeviceArray<std::byte> grad_out = RandomBf16(slots * 2 * l.f * 2, 1.0f), x = RandomBf16(slots * l.d * 2, 1.0f);
+  const DeviceArray<std::byte> grad_w(l.e * 2 * l.f * l.d * 4);
+  const MoeWeightGradArgs args = {.positions = slots,
+                                  .e = l.e,
+                                  .in = l.d,
+                                  .out_features = 2 * l.f,
+                                  .grad_out = grad_out.data(),
+                                  .x = x.data(),
+                                  .offsets = device_offsets.data(),
+                                  .grad_w = grad_w.data()};
+  timer.Report({.op = "moe_weight_grad",
+                .shape = std::string(l.name) + " f32",
+                .rows = kMany,
+                .bytes = 8.0 * l.e * l.f * l.d + 2.0 * slots * (2 * l.f + l.d),
+                .flops = 4.0 * slots * l.f * l.d},
+               kCopyBandwidth, [&](cuda::Stream stream) { return cuda::MoeWeightGrad(args, stream); });
+}
+
+}  // namespace
+
+void RunGemmCells(Timer& timer) {
+  for (const Layer& layer : kLayers) {
+    {
+      const Weights weights(layer);
+      for (const cuda::GemmTile tile : {cuda::GemmTile::k128x128, cuda::GemmTile::k256x128}) {
+        GroupedGemm(timer, layer, weights, tile);
+      }
+      for (const std::int64_t n : kRows) Forward(timer, layer, weights, n);
+    }
+    WeightGrad(timer, layer);
+  }
+}
+
+}  // namespace expertd::bench

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds the CUDA tests and benchmarks and packs them, with every shared library that they need and the loader, into one
+# folder that runs on a machine with only an NVIDIA driver: build/bundle/run.sh there runs everything.
+# usage: tests/gpu/bundle.sh [build folder]      (default: build/gpu)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=${1:-build/gpu}
+bundle=build/bundle
+programs=(cuda_ops_test cuda_ops_bench)
+
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DEXPERTD_WERROR=ON -DEXPERTD_CUDA=ON >/dev/null
+ninja -C "$build" "${programs[@]}"
+
+rm -rf "$bundle"
+mkdir -p "$bundle/bin" "$bundle/lib" "$bundle/glibc"
+for program in "${programs[@]}"; do
+  strip -o "$bundle/bin/$program" "$build/bin/$program"
+  ldd "$build/bin/$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}'
+done | sort -u | grep -vE '/lib(c|m)\.so' | while read -r library; do cp -L "$library" "$bundle/lib/"; done
+# The C library stands apart: run.sh uses it only where the machine's own is older, and then all of it.
+libc=$(dirname "$(ldd "$build/bin/${programs[0]}" | awk '$1 == "libc.so.6" {print $3}')")
+cp -L "$libc"/{libc.so.6,libm.so.6,libdl.so.2,librt.so.1,libpthread.so.0,ld-linux-x86-64.so.2} "$bundle/glibc/"
+cp tests/gpu/run.sh "$bundle/run.sh"
+git log -1 --format='%h %s' >"$bundle/commit"
+du -sh "$bundle"
