@@ -84,7 +84,7 @@ void ForwardStream::Handle(const grpc::ByteBuffer& message) {
   }
 }
 
-void ForwardStream::Submit(const absl::StatusOr<ForwardHead>& head, Slices slices, std::uint64_t request_id,
+void ForwardStream::Submit(absl::StatusOr<ForwardHead> head, Slices slices, std::uint64_t request_id,
                            Clock::time_point time) {
   bool unique;
   {
@@ -101,7 +101,7 @@ void ForwardStream::Submit(const absl::StatusOr<ForwardHead>& head, Slices slice
   }
   const Arrival arrival = {.rpc = Rpc::kForwardStream, .time = time};
   const std::optional<Scheduler::JobId> job =
-      path_.Submit(head, slices, arrival,
+      path_.Submit(std::move(head), slices, arrival,
                    [self = shared_from_this(), request_id](const absl::Status& status, grpc::ByteBuffer message) {
                      self->Answered(request_id, status, std::move(message));
                    });

@@ -50,7 +50,7 @@ class ForwardStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
 
   // One message that was read.
   void Handle(const grpc::ByteBuffer& message);
-  void Submit(const absl::StatusOr<ForwardHead>& head, Slices slices, std::uint64_t request_id, Clock::time_point time);
+  void Submit(absl::StatusOr<ForwardHead> head, Slices slices, std::uint64_t request_id, Clock::time_point time);
   void CancelRequest(std::uint64_t request_id);
   void Answered(std::uint64_t request_id, const absl::Status& status, grpc::ByteBuffer message);
   // Queues an answer to a request that was never in flight.

@@ -165,6 +165,7 @@ void AddServerOptions(CLI::App& app, ServerOptions* options) {
     AddRow(app, row, options)->group(row.group);
   }
   app.add_option("--config", "Configuration file (TOML or INI), keys as the flags without dashes")
+      ->type_name("FILE")
       ->group("Configuration");
   app.footer(
       "Every flag is also an environment variable (--max-batch-rows: EXPERTD_MAX_BATCH_ROWS) and a key of the\n"

@@ -90,7 +90,6 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
   grpc::ByteBuffer message;
   if (status.ok()) {
     const LayerSpec& spec = job->layer->spec();
-    const LayerPtr layer = job->layer;  // the fingerprint outlives the job
     const RequestTimes times = {pending.decode, report.queue, report.stages, Seconds(Clock::now() - arrival)};
     ResponseHead head = {.request_id = pending.head.request_id,
                          .rows = job->rows,
@@ -101,7 +100,7 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
                          .stages = times.stages,
                          .batch_rows = report.rows,
                          .batch_requests = report.requests,
-                         .fingerprint = layer->fingerprint()};
+                         .fingerprint = job->layer->fingerprint()};
     if (job->return_routing && job->rows > 0) {
       head.k = RoutingK(*job);
       head.topk_ids = RoutingIds(*job);
@@ -120,7 +119,7 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
 
 }  // namespace
 
-std::optional<Scheduler::JobId> RequestPath::Submit(const absl::StatusOr<ForwardHead>& head, Slices slices,
+std::optional<Scheduler::JobId> RequestPath::Submit(absl::StatusOr<ForwardHead> head, Slices slices,
                                                     const Arrival& arrival, AnswerFn answer) {
   absl::StatusOr<std::unique_ptr<Job>> made = head.ok() ? MakeJob(*head, slices, arrival) : head.status();
   const double decode = Seconds(Clock::now() - arrival.time);
@@ -132,7 +131,7 @@ std::optional<Scheduler::JobId> RequestPath::Submit(const absl::StatusOr<Forward
     return std::nullopt;
   }
   std::unique_ptr<Job> job = *std::move(made);
-  Pending pending = {*head, arrival.rpc, decode, std::move(answer)};
+  Pending pending = {*std::move(head), arrival.rpc, decode, std::move(answer)};
   if (job->rows == 0) {
     Complete(metrics_, pending, std::move(job), absl::OkStatus(), BatchReport{});
     return std::nullopt;

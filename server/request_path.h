@@ -53,7 +53,7 @@ class RequestPath {
 
   // Copies what it needs of `slices` before it returns. `answer` is called exactly once: from here, from a scheduler
   // thread or from within Cancel. The id, for Cancel, only of a request that was queued.
-  std::optional<Scheduler::JobId> Submit(const absl::StatusOr<ForwardHead>& head, Slices slices, const Arrival& arrival,
+  std::optional<Scheduler::JobId> Submit(absl::StatusOr<ForwardHead> head, Slices slices, const Arrival& arrival,
                                          AnswerFn answer);
 
   // Counts a request that was refused before it came here.

@@ -109,8 +109,9 @@ int Serve(const ServerOptions& options) {
   if (!bound.health.empty()) Say("health on " + bound.health);
 
   const absl::Status loaded = (*server)->Load([] { return stop->stop_requested(); });
+  if (const auto lost = stop->WaitForEngineLoss(Clock::now())) DieOfEngineLoss(**server, *lost);
   if (absl::IsCancelled(loaded)) return kExitOk;
-  if (!loaded.ok()) return Fail(loaded, kExitModelInvalid);
+  if (!loaded.ok()) return Fail(loaded, absl::IsInternal(loaded) ? kExitEngineLost : kExitModelInvalid);
   Say("ready");
   return RunUntilStopped(**server, *stop, options);
 }
