@@ -13,26 +13,43 @@ namespace {
 
 constexpr TensorNames kMlp = {
     .router = "mlp.gate.weight",
-    .correction_bias = {"mlp.gate.e_score_correction_bias", "mlp.e_score_correction_bias",
-                        "mlp.moe_statics.e_score_correction_bias"},
+    .correction_bias = {"mlp.gate.e_score_correction_bias"},
     .experts = "mlp.experts.",
     .gate = "gate_proj.weight",
     .up = "up_proj.weight",
     .down = "down_proj.weight",
-    .shared = {"mlp.shared_experts.", "mlp.shared_expert.", "mlp.shared_mlp."},
-    .shared_gate = "mlp.shared_expert_gate.weight",
+    .shared = {"mlp.shared_experts."},
 };
-constexpr TensorNames kMlpStacked = [] {
+constexpr TensorNames kQwen = [] {
   TensorNames names = kMlp;
+  names.shared = {"mlp.shared_expert."};
+  names.shared_gate = "mlp.shared_expert_gate.weight";
+  return names;
+}();
+// The same with all experts in one tensor, as some are published.
+constexpr TensorNames Stacked(TensorNames names) {
   names.layout = ExpertLayout::kStackedRows;
   names.gate = "gate_up_proj";
   names.up = "";
   names.down = "down_proj";
   return names;
+}
+constexpr TensorNames kMlpStacked = Stacked(kMlp);
+constexpr TensorNames kQwenStacked = Stacked(kQwen);
+constexpr TensorNames kExaone = [] {
+  TensorNames names = kMlp;
+  names.correction_bias = {"mlp.e_score_correction_bias", "mlp.gate.e_score_correction_bias"};
+  return names;
+}();
+constexpr TensorNames kErnie = [] {
+  TensorNames names = kMlp;
+  names.correction_bias = {"mlp.moe_statics.e_score_correction_bias"};
+  return names;
 }();
 constexpr TensorNames kHunyuan = [] {
   TensorNames names = kMlp;
   names.router = "mlp.gate.wg.weight";
+  names.shared = {"mlp.shared_mlp."};
   return names;
 }();
 constexpr TensorNames kAfmoe = [] {
@@ -98,7 +115,7 @@ constexpr Family kMixtral = {
 
 constexpr Family kQwen3Next = {
     .model_type = "qwen3_next",
-    .names = {&kMlp, &kMlpStacked},
+    .names = {&kQwen, &kQwenStacked},
     .experts = {"num_experts", "num_local_experts"},
     .renormalise = Renormalise::kSumPlusEps,
     .renormalise_if = "norm_topk_prob",
@@ -158,6 +175,7 @@ constexpr Family kDots1 = [] {
 constexpr Family kExaoneMoe = [] {
   Family family = kGlm4Moe;
   family.model_type = "exaone_moe";
+  family.names = {&kExaone};
   family.scale_default = 2.5;
   return family;
 }();
@@ -188,14 +206,14 @@ constexpr Family kFamilies[] = {
     kMixtral,
     As(kMixtral, "minimax"),
     {.model_type = "qwen2_moe",
-     .names = {&kMlp, &kMlpStacked},
+     .names = {&kQwen, &kQwenStacked},
      .experts = {"num_experts", "num_local_experts"},
      .renormalise = Renormalise::kSumPlusEps,
      .renormalise_if = "norm_topk_prob",
      .shared_size = "shared_expert_intermediate_size",
      .shared_gated = true},
     {.model_type = "qwen3_moe",
-     .names = {&kMlp, &kMlpStacked},
+     .names = {&kQwen, &kQwenStacked},
      .experts = {"num_experts", "num_local_experts"},
      .renormalise = Renormalise::kSumPlusEps,
      .renormalise_if = "norm_topk_prob"},
@@ -273,7 +291,7 @@ constexpr Family kFamilies[] = {
      .renormalise = Renormalise::kSumPlusEps,
      .shared_is_ffn = true},
     {.model_type = "ernie4_5_moe",
-     .names = {&kMlp, &kMlpStacked},
+     .names = {&kErnie},
      .experts = "moe_num_experts",
      .topk = "moe_k",
      .correction_bias = true,

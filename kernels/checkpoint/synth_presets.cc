@@ -1,0 +1,75 @@
+// Sizes as in the models' published config.json.
+#include "kernels/checkpoint/synth.h"
+
+namespace expertd {
+namespace {
+
+constexpr SynthPreset kPresets[] = {
+    {"olmoe", "olmoe", 2048, 64, 8, 1024, 16, 0, 1, WeightFormat::kBF16, R"("norm_topk_prob": false)"},
+    {"flex-olmo-7x7b", "flex_olmo", 4096, 7, 5, 11008, 32, 0, 1, WeightFormat::kBF16, R"("norm_topk_prob": false)"},
+    {"qwen3-30b-a3b", "qwen3_moe", 2048, 128, 8, 768, 48, 0, 1, WeightFormat::kBF16, R"("norm_topk_prob": true)"},
+    {"qwen3-235b-a22b", "qwen3_moe", 4096, 128, 8, 1536, 94, 0, 1, WeightFormat::kBF16, R"("norm_topk_prob": true)"},
+    {"qwen3-next-80b-a3b", "qwen3_next", 2048, 512, 10, 512, 48, 0, 1, WeightFormat::kBF16,
+     R"("norm_topk_prob": true, "shared_expert_intermediate_size": 512)"},
+    {"qwen3.5-35b-a3b", "qwen3_5_moe_text", 2048, 256, 8, 512, 40, 0, 1, WeightFormat::kBF16,
+     R"("shared_expert_intermediate_size": 512)"},
+    {"qwen1.5-moe-a2.7b", "qwen2_moe", 2048, 60, 4, 1408, 24, 0, 1, WeightFormat::kBF16,
+     R"("norm_topk_prob": false, "shared_expert_intermediate_size": 5632)"},
+    {"qwen2-57b-a14b", "qwen2_moe", 3584, 64, 8, 2560, 28, 0, 1, WeightFormat::kBF16,
+     R"("norm_topk_prob": false, "shared_expert_intermediate_size": 20480)"},
+    {"mixtral-8x7b", "mixtral", 4096, 8, 2, 14336, 32},
+    {"mixtral-8x22b", "mixtral", 6144, 8, 2, 16384, 56},
+    {"minimax-text-01", "minimax", 6144, 32, 2, 9216, 80},
+    {"minimax-m2", "minimax_m2", 3072, 256, 8, 1536, 62, 0, 1, WeightFormat::kFp8Block128},
+    {"deepseek-v2-lite", "deepseek_v2", 2048, 64, 6, 1408, 27, 1, 1, WeightFormat::kBF16,
+     R"("topk_method": "greedy", "routed_scaling_factor": 1.0, "n_shared_experts": 2, "first_k_dense_replace": 1)"},
+    {"deepseek-v2", "deepseek_v2", 5120, 160, 6, 1536, 60, 1, 1, WeightFormat::kBF16,
+     R"("topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3, "routed_scaling_factor": 16.0,
+        "n_shared_experts": 2, "first_k_dense_replace": 1)"},
+    {"deepseek-v3", "deepseek_v3", 7168, 256, 8, 2048, 61, 3, 1, WeightFormat::kFp8Block128,
+     R"("n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5, "norm_topk_prob": true, "n_shared_experts": 1,
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "first_k_dense_replace": 3)"},
+    {"kimi-k2", "kimi_k2", 7168, 384, 8, 2048, 61, 1, 1, WeightFormat::kFp8Block128,
+     R"("n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827, "norm_topk_prob": true, "n_shared_experts": 1,
+        "scoring_func": "sigmoid", "topk_method": "noaux_tc", "first_k_dense_replace": 1)"},
+    {"kimi-linear-48b-a3b", "kimi_linear", 2304, 256, 8, 1024, 27, 1, 1, WeightFormat::kBF16,
+     R"("num_expert_group": 1, "topk_group": 1, "routed_scaling_factor": 2.446, "moe_renormalize": true,
+        "num_shared_experts": 1, "first_k_dense_replace": 1)"},
+    {"glm-4.5", "glm4_moe", 5120, 160, 8, 1536, 92, 3, 1, WeightFormat::kBF16,
+     R"("n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true, "n_shared_experts": 1,
+        "first_k_dense_replace": 3)"},
+    {"glm-4.5-air", "glm4_moe", 4096, 128, 8, 1408, 46, 1, 1, WeightFormat::kBF16,
+     R"("n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": true, "n_shared_experts": 1,
+        "first_k_dense_replace": 1)"},
+    {"dots.llm1", "dots1", 4096, 128, 6, 1408, 62, 1, 1, WeightFormat::kBF16,
+     R"("n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true, "n_shared_experts": 2,
+        "first_k_dense_replace": 1)"},
+    {"k-exaone-236b-a23b", "exaone_moe", 6144, 128, 8, 2048, 48, 1, 1, WeightFormat::kBF16,
+     R"("n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": true, "num_shared_experts": 1,
+        "first_k_dense_replace": 1)"},
+    {"solar-open-100b", "solar_open", 4096, 128, 8, 1280, 48, 0, 1, WeightFormat::kBF16,
+     R"("n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "norm_topk_prob": true, "n_shared_experts": 1)"},
+    {"trinity-mini", "afmoe", 2048, 128, 8, 1024, 32, 2, 1, WeightFormat::kBF16,
+     R"("route_scale": 2.826, "num_shared_experts": 1, "num_dense_layers": 2)"},
+    {"gpt-oss-20b", "gpt_oss", 2880, 32, 4, 2880, 24, 0, 1, WeightFormat::kMxfp4},
+    {"gpt-oss-120b", "gpt_oss", 2880, 128, 4, 2880, 36, 0, 1, WeightFormat::kMxfp4},
+    {"granite-3.0-1b-a400m", "granitemoe", 1024, 32, 8, 512, 24},
+    {"granite-3.0-3b-a800m", "granitemoe", 1536, 40, 8, 512, 32},
+    {"llama4-scout", "llama4_text", 5120, 16, 1, 8192, 48},
+    {"llama4-maverick", "llama4_text", 5120, 128, 1, 8192, 48, 1, 2, WeightFormat::kBF16,
+     R"("interleave_moe_layer_step": 2)"},
+    {"phi-3.5-moe", "phimoe", 4096, 16, 2, 6400, 32, 0, 1, WeightFormat::kBF16, R"("router_jitter_noise": 0.01)"},
+    {"jamba-mini", "jamba", 4096, 16, 2, 14336, 32, 1, 2, WeightFormat::kBF16,
+     R"("expert_layer_period": 2, "expert_layer_offset": 1)"},
+    {"hunyuan-a13b", "hunyuan_v1_moe", 4096, 64, 8, 3072, 32},
+    {"ernie-4.5-21b-a3b", "ernie4_5_moe", 2560, 64, 6, 1536, 28, 1, 1, WeightFormat::kBF16,
+     R"("moe_num_shared_experts": 2, "moe_norm_min": 1e-12, "moe_layer_start_index": 1)"},
+    {"ernie-4.5-300b-a47b", "ernie4_5_moe", 8192, 64, 8, 3584, 54, 3, 1, WeightFormat::kBF16,
+     R"("moe_num_shared_experts": 0, "moe_norm_min": 1e-12, "moe_layer_start_index": 3)"},
+};
+
+}  // namespace
+
+absl::Span<const SynthPreset> SynthPresets() { return kPresets; }
+
+}  // namespace expertd
