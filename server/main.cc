@@ -1,6 +1,8 @@
 // expertd: see README.md.
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "server/commands/serve.h"
+#include "server/commands/verify.h"
 #include "server/lifecycle.h"
 #include "server/server.h"
 
@@ -8,8 +10,13 @@ int main(int argc, char** argv) {
   CLI::App app("expertd: Mixture-of-Experts layers as a service", "expertd");
   app.set_version_flag("--version", std::string("expertd ") + std::string(expertd::kVersion));
   app.require_subcommand(1);
+  // One line: scripts and people read the first.
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return absl::StrCat("expertd: ", error.what(), " (see --help)\n");
+  });
   int exit_code = expertd::kExitOk;
   expertd::AddServeCommand(app, &exit_code);
+  expertd::AddVerifyCommand(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

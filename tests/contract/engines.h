@@ -18,6 +18,9 @@ struct EngineCase {
 };
 
 // What this processor cannot run is named on standard error and left out.
-std::vector<EngineCase> Engines();
+const std::vector<EngineCase>& Engines();
+// And the double reference as an engine, first: a test that it fails is wrong. It is slow, so the long suites do
+// without.
+std::vector<EngineCase> ReferenceAndEngines();
 
 }  // namespace expertd::contract

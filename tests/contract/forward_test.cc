@@ -6,7 +6,7 @@ namespace expertd::contract {
 namespace {
 
 using ForwardTest = EngineTest;
-EXPERTD_ENGINE_SUITE(ForwardTest);
+EXPERTD_ENGINE_SUITE(ForwardTest, Engines());
 
 struct NamedRule {
   const char* name;

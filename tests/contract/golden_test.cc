@@ -12,7 +12,7 @@ namespace expertd::contract {
 namespace {
 
 using GoldenTest = EngineTest;
-EXPERTD_ENGINE_SUITE(GoldenTest);
+EXPERTD_ENGINE_SUITE(GoldenTest, ReferenceAndEngines());
 
 std::set<std::filesystem::path> Cases() {
   std::set<std::filesystem::path> cases;

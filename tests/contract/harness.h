@@ -68,8 +68,8 @@ class EngineTest : public ::testing::TestWithParam<EngineCase> {
 
 }  // namespace expertd::contract
 
-// Runs the test suite `suite` (an alias or subclass of EngineTest) against every engine.
-#define EXPERTD_ENGINE_SUITE(suite)                                 \
-  INSTANTIATE_TEST_SUITE_P(                                         \
-      , suite, ::testing::ValuesIn(::expertd::contract::Engines()), \
+// Runs the test suite `suite` (an alias or subclass of EngineTest) against `engines`.
+#define EXPERTD_ENGINE_SUITE(suite, engines) \
+  INSTANTIATE_TEST_SUITE_P(                  \
+      , suite, ::testing::ValuesIn(engines), \
       [](const ::testing::TestParamInfo<::expertd::contract::EngineCase>& info) { return info.param.name; })

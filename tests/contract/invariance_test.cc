@@ -11,7 +11,7 @@ namespace expertd::contract {
 namespace {
 
 using InvarianceTest = EngineTest;
-EXPERTD_ENGINE_SUITE(InvarianceTest);
+EXPERTD_ENGINE_SUITE(InvarianceTest, Engines());
 
 constexpr std::int64_t kRows = 300;
 

@@ -8,7 +8,7 @@ namespace expertd::contract {
 namespace {
 
 using LoadTest = EngineTest;
-EXPERTD_ENGINE_SUITE(LoadTest);
+EXPERTD_ENGINE_SUITE(LoadTest, ReferenceAndEngines());
 
 // A source that claims another spec than the one its weights were made for. Its weights are not to be touched.
 class Mislabelled final : public LayerSource {

@@ -8,7 +8,7 @@ namespace expertd::contract {
 namespace {
 
 using RowBuffersTest = EngineTest;
-EXPERTD_ENGINE_SUITE(RowBuffersTest);
+EXPERTD_ENGINE_SUITE(RowBuffersTest, ReferenceAndEngines());
 
 constexpr std::size_t kBudget = std::size_t{1} << 20;
 

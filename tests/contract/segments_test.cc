@@ -7,7 +7,7 @@ namespace expertd::contract {
 namespace {
 
 using SegmentsTest = EngineTest;
-EXPERTD_ENGINE_SUITE(SegmentsTest);
+EXPERTD_ENGINE_SUITE(SegmentsTest, ReferenceAndEngines());
 
 LayerSpec SharedSpec() {
   LayerSpec spec = SimpleSpec(72, 8, 2, 40);
