@@ -84,13 +84,23 @@ struct Pending {
   AnswerFn answer;
 };
 
+// The time between the batch's end and the answer, spent behind the batch's other answers, is part of handing the rows
+// out: so the stages sum to the total.
+RequestTimes TimesOf(double decode, const BatchReport& report, double total) {
+  RequestTimes times = {decode, report.queue, report.stages, total};
+  StageTimes& stages = times.stages;
+  const double known = decode + report.queue + stages.stage_in + stages.route + stages.gemm + stages.combine;
+  stages.stage_out = std::max(stages.stage_out, total - known);
+  return times;
+}
+
 void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job, absl::Status status,
               const BatchReport& report) {
   const Clock::time_point arrival = job->arrival;
   grpc::ByteBuffer message;
   if (status.ok()) {
     const LayerSpec& spec = job->layer->spec();
-    const RequestTimes times = {pending.decode, report.queue, report.stages, Seconds(Clock::now() - arrival)};
+    const RequestTimes times = TimesOf(pending.decode, report, Seconds(Clock::now() - arrival));
     ResponseHead head = {.request_id = pending.head.request_id,
                          .rows = job->rows,
                          .dtype = job->output_dtype,

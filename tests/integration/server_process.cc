@@ -2,6 +2,8 @@
 
 #include <signal.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 
 namespace expertd::testing {
@@ -9,8 +11,11 @@ namespace expertd::testing {
 absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const std::string& bin_dir,
                                                                     const std::vector<std::string>& flags,
                                                                     std::chrono::milliseconds timeout) {
-  std::vector<std::string> argv = {bin_dir + "/expertd", "serve",      "--listen", "127.0.0.1:0",
-                                   "--metrics-address",  "127.0.0.1:0"};
+  std::vector<std::string> argv = {bin_dir + "/expertd", "serve"};
+  for (const char* address : {"--listen", "--metrics-address"}) {
+    if (std::find(flags.begin(), flags.end(), address) == flags.end())
+      argv.insert(argv.end(), {address, "127.0.0.1:0"});
+  }
   argv.insert(argv.end(), flags.begin(), flags.end());
   auto process = Process::Start(argv);
   if (!process.ok()) return process.status();

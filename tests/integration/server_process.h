@@ -13,8 +13,8 @@ namespace expertd::testing {
 
 class ServerProcess {
  public:
-  // Runs `<bin_dir>/expertd serve --listen 127.0.0.1:0 --metrics-address 127.0.0.1:0 <flags>` and waits until it says
-  // that it is ready. Unavailable with what it wrote when it does not.
+  // Runs `<bin_dir>/expertd serve <flags>`, with --listen and --metrics-address on 127.0.0.1:0 unless the flags name
+  // them, and waits until it says that it is ready. Unavailable with what it wrote when it does not.
   static absl::StatusOr<std::unique_ptr<ServerProcess>> Start(
       const std::string& bin_dir, const std::vector<std::string>& flags,
       std::chrono::milliseconds timeout = std::chrono::seconds(60));

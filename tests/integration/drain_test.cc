@@ -1,0 +1,170 @@
+// SIGTERM under load: what was accepted is answered, what is not answered was not run, and the exit code is 0.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "client/cpp/client.h"
+#include "tests/integration/golden_case.h"
+#include "tests/integration/server_process.h"
+
+namespace expertd::testing {
+namespace {
+
+using client::Answer;
+using client::Client;
+using client::Request;
+using std::chrono::milliseconds;
+
+constexpr char kDraining[] = "draining; unanswered ids were not run";
+constexpr std::chrono::seconds kPatience{30};
+
+// One caller with ids of its own, told apart in the server's log by its traceparent.
+struct Caller {
+  explicit Caller(int index) : trace(absl::StrFormat("00-0af7651916cd43dd8448eb211c80319c-%016x-01", index + 1)) {}
+
+  const std::string trace;
+  std::mutex mutex;
+  std::set<std::uint64_t> answered;  // with the right rows
+  std::map<std::uint64_t, absl::Status> refused;
+  int wrong = 0;
+
+  void Note(std::uint64_t id, const absl::StatusOr<Answer>& answer, const std::string& expected) {
+    std::lock_guard lock(mutex);
+    if (!answer.ok()) {
+      refused.emplace(id, answer.status());
+    } else if (answer->OutputString() == expected) {
+      answered.insert(id);
+    } else {
+      ++wrong;
+    }
+  }
+  std::size_t count() {
+    std::lock_guard lock(mutex);
+    return answered.size();
+  }
+};
+
+// The ids that the server says it ran for each traceparent.
+std::map<std::string, std::set<std::uint64_t>> IdsThatRan(const std::string& log) {
+  std::map<std::string, std::set<std::uint64_t>> ran;
+  for (const absl::string_view line : absl::StrSplit(log, '\n')) {
+    const auto json = nlohmann::json::parse(std::string(line), nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || json.value("event", "") != "request" || json.value("code", "") != "OK") continue;
+    ran[json.value("traceparent", "")].insert(json.value("id", std::uint64_t{0}));
+  }
+  return ran;
+}
+
+class DrainTest : public ::testing::Test {
+ protected:
+  void Start(std::vector<std::string> flags) {
+    flags.insert(flags.end(), {"--checkpoint", GoldenDir("olmoe"), "--log-level", "debug", "--log-format", "json"});
+    auto server = ServerProcess::Start(EXPERTD_BIN_DIR, flags);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    auto client = Client::Connect({.endpoint = server_->address(), .connections = 3});
+    ASSERT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+    request_ = golden_.RequestFor(golden_.layers[0].layer);
+    const auto alone = client_->Forward(request_, kPatience);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    expected_ = alone->OutputString();
+  }
+
+  // Sends as fast as the stream takes it, until it ends.
+  void Stream(Caller& caller) {
+    const auto stream = client_->OpenStream(32);
+    Request request = request_;
+    request.head.set_traceparent(caller.trace);
+    for (std::uint64_t id = 1;; ++id) {  // the ids that the stream gives
+      const auto sent =
+          stream->Forward(request, [&, id](absl::StatusOr<Answer> answer) { caller.Note(id, answer, expected_); });
+      if (!sent.ok()) break;
+      ASSERT_EQ(*sent, id);
+    }
+    const absl::Status status = stream->Close();
+    EXPECT_EQ(status, absl::UnavailableError(kDraining));
+  }
+
+  // One unary call after the other, until one fails.
+  void Calls(Caller& caller) {
+    Request request = request_;
+    request.head.set_traceparent(caller.trace);
+    for (std::uint64_t id = 1;; ++id) {
+      request.head.set_request_id(id);
+      const auto answer = client_->Forward(request, kPatience);
+      caller.Note(id, answer, expected_);
+      if (!answer.ok()) break;
+    }
+  }
+
+  const GoldenCase golden_{"olmoe"};
+  std::unique_ptr<ServerProcess> server_;
+  std::unique_ptr<Client> client_;
+  Request request_;
+  std::string expected_;
+};
+
+TEST_F(DrainTest, NothingAcceptedIsLostAndNothingUnansweredWasRun) {
+  Start({"--drain-grace-ms", "400"});
+  std::vector<std::unique_ptr<Caller>> callers;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 5; ++i) {
+    Caller& caller = *callers.emplace_back(std::make_unique<Caller>(i));
+    threads.emplace_back([this, &caller, i] { i < 3 ? Stream(caller) : Calls(caller); });
+  }
+  std::this_thread::sleep_for(milliseconds(300));
+  server_->process().Signal(SIGTERM);
+
+  // In the grace: balancers are told to turn away, callers are still served.
+  std::this_thread::sleep_for(milliseconds(100));
+  const auto serving = client_->IsServing("");
+  EXPECT_TRUE(serving.ok() && !*serving) << serving.status();
+  const auto live = client_->IsServing("live");
+  EXPECT_TRUE(live.ok() && *live) << live.status();
+  std::vector<std::size_t> early;
+  for (const auto& caller : callers) early.push_back(caller->count());
+
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(server_->process().Wait(kPatience), 0) << server_->process().err().substr(0, 2000);
+  const auto ran = IdsThatRan(server_->process().err());
+  for (std::size_t i = 0; i < callers.size(); ++i) {
+    SCOPED_TRACE(i);
+    const Caller& caller = *callers[i];
+    EXPECT_EQ(caller.wrong, 0);
+    EXPECT_GT(caller.answered.size(), early[i]) << "nothing was answered in the grace";
+    for (const auto& [id, status] : caller.refused)
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << id << status;
+    ASSERT_TRUE(ran.contains(caller.trace));
+    EXPECT_EQ(ran.at(caller.trace), caller.answered) << "answered and run are not the same requests";
+  }
+}
+
+TEST_F(DrainTest, AnIdleServerStopsAtOnce) {
+  Start({"--drain-grace-ms", "0"});
+  const auto stream = client_->OpenStream();  // open, and with nothing to say
+  server_->process().Signal(SIGTERM);
+  EXPECT_EQ(server_->process().Wait(std::chrono::seconds(10)), 0);
+  EXPECT_EQ(stream->Close().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(DrainTest, ASecondSignalEndsTheGrace) {
+  Start({"--drain-grace-ms", "60000"});
+  server_->process().Signal(SIGTERM);
+  EXPECT_EQ(server_->process().Wait(milliseconds(300)), std::nullopt);
+  EXPECT_TRUE(client_->Forward(request_, kPatience).ok()) << "the grace serves";
+  server_->process().Signal(SIGINT);
+  EXPECT_EQ(server_->process().Wait(std::chrono::seconds(10)), 6);
+}
+
+}  // namespace
+}  // namespace expertd::testing
