@@ -21,19 +21,18 @@ absl::Status Invalid(absl::string_view reason) {
   return absl::InvalidArgumentError(absl::StrCat("config.json: ", reason));
 }
 
-// A value as messages quote it: one line, not too long.
-std::string Quote(const json& value) {
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
-  if (text.size() > 60) text = absl::StrCat(text.substr(0, 57), "...");
-  return text;
-}
-
 std::string TypeOf(const json& object) {
   const auto found = object.find("model_type");
   return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
 }  // namespace
+
+std::string QuoteJson(const json& value) {
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);
+  if (text.size() > 60) text = absl::StrCat(text.substr(0, 57), "...");
+  return text;
+}
 
 absl::StatusOr<ModelConfig> ModelConfig::Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -79,7 +78,7 @@ absl::StatusOr<std::pair<absl::string_view, json>> ModelConfig::Find(const Keys&
       result = {key, std::move(value)};
     } else if (value != result.second) {
       return Invalid(
-          absl::StrCat(result.first, "=", Quote(result.second), " and ", key, "=", Quote(value), " disagree"));
+          absl::StrCat(result.first, "=", QuoteJson(result.second), " and ", key, "=", QuoteJson(value), " disagree"));
     }
   }
   return result;
@@ -97,7 +96,7 @@ absl::StatusOr<T> ModelConfig::Get(const Keys& keys, std::int64_t layer, const s
     return Invalid(absl::StrCat(absl::StrJoin(keys.names.begin(), end, " or "), ": missing"));
   }
   const std::optional<T> converted = convert(value);
-  if (!converted.has_value()) return Invalid(absl::StrCat(key, ": ", Quote(value), " is no ", wanted));
+  if (!converted.has_value()) return Invalid(absl::StrCat(key, ": ", QuoteJson(value), " is no ", wanted));
   return *converted;
 }
 

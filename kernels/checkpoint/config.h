@@ -21,6 +21,9 @@ struct Keys {
   constexpr bool empty() const { return names[0].empty(); }
 };
 
+// A value as messages quote it: one line, ASCII, not too long.
+std::string QuoteJson(const nlohmann::json& value);
+
 // The object that describes the language model: config.json itself, or its text_config where there is one.
 class ModelConfig {
  public:

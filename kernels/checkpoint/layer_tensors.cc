@@ -62,12 +62,11 @@ std::string WhyNoFp8(const nlohmann::json& quantization) {
   const auto size = quantization.find("weight_block_size");
   if (size == quantization.end() || *size != nlohmann::json({kFp8Block, kFp8Block})) {
     return absl::StrFormat("quantization_config.weight_block_size is %s, only [128, 128] is supported",
-                           size == quantization.end() ? "absent" : absl::Utf8SafeCEscape(size->dump()));
+                           size == quantization.end() ? "absent" : QuoteJson(*size));
   }
   const auto format = quantization.find("fmt");
   if (format != quantization.end() && *format != "e4m3") {
-    return absl::StrCat("quantization_config.fmt is ", absl::Utf8SafeCEscape(format->dump()),
-                        ", only e4m3 is supported");
+    return absl::StrCat("quantization_config.fmt is ", QuoteJson(*format), ", only e4m3 is supported");
   }
   return {};
 }
@@ -78,7 +77,7 @@ absl::Status CheckQuantMethod(const nlohmann::json& quantization) {
   if (method != quantization.end() && (*method == "fp8" || *method == "mxfp4")) return absl::OkStatus();
   return absl::UnimplementedError(
       absl::StrFormat("quantization_config.quant_method is %s, only fp8 (128 x 128 blocks) and mxfp4 are supported",
-                      method == quantization.end() ? "absent" : absl::Utf8SafeCEscape(method->dump())));
+                      method == quantization.end() ? "absent" : QuoteJson(*method)));
 }
 
 class Resolver {
@@ -100,7 +99,7 @@ class Resolver {
 
  private:
   const LayerSpec& spec() const { return layer_.spec; }
-  bool Has(absl::string_view name) const { return table_.contains(absl::StrCat(prefix_, name)); }
+  bool Has(absl::string_view name) const { return table_.tensors.contains(absl::StrCat(prefix_, name)); }
 
   static absl::Status Wrong(const PlacedTensor& tensor, const std::string& name, absl::string_view reason,
                             absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
@@ -110,7 +109,7 @@ class Resolver {
   // A tensor that is there, although by config.json it should not be.
   absl::Status Unexpected(absl::string_view name, absl::string_view reason) const {
     const std::string full = absl::StrCat(prefix_, name);
-    return Wrong(table_.at(full), full, reason);
+    return Wrong(table_.tensors.at(full), full, reason);
   }
 
   void ChooseNames() {
@@ -125,9 +124,9 @@ class Resolver {
   }
 
   absl::StatusOr<const PlacedTensor*> Find(const std::string& name) const {
-    const auto found = table_.find(absl::StrCat(prefix_, name));
-    if (found != table_.end()) return &found->second;
-    return absl::InvalidArgumentError(absl::StrCat("tensor ", prefix_, name, ": missing"));
+    const auto found = table_.tensors.find(absl::StrCat(prefix_, name));
+    if (found != table_.tensors.end()) return &found->second;
+    return absl::InvalidArgumentError(absl::StrCat(table_.listing, ": tensor ", prefix_, name, ": missing"));
   }
 
   // Checks the shape and records `slice` (of `slices` equal ones along the first axis) of the tensor as a part.
@@ -510,7 +509,7 @@ class Resolver {
 
 absl::StatusOr<std::map<std::int64_t, std::string>> FindMoeLayers(const TensorTable& table, const Family& family) {
   std::map<std::int64_t, std::string> layers;
-  for (const auto& [name, tensor] : table) {
+  for (const auto& [name, tensor] : table.tensors) {
     for (const absl::string_view model : kPrefixes) {
       absl::string_view rest = name;
       if (!absl::ConsumePrefix(&rest, model) || !absl::ConsumePrefix(&rest, "layers.")) continue;

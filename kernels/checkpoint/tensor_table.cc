@@ -66,7 +66,7 @@ absl::StatusOr<TensorTable> OpenSharded(const std::string& dir) {
     if (!opened.ok()) return opened.status();
     file = *std::move(opened);
   }
-  TensorTable table;
+  TensorTable table = {.listing = kIndex};
   for (const auto& [tensor, shard] : *shards) {
     const auto& file = files[shard];
     const TensorEntry* entry = file->Find(tensor);
@@ -74,7 +74,7 @@ absl::StatusOr<TensorTable> OpenSharded(const std::string& dir) {
       return absl::InvalidArgumentError(
           absl::StrCat(shard, ": tensor ", Escaped(tensor), ": missing, but ", kIndex, " places it here"));
     }
-    table.emplace(tensor, PlacedTensor{file, entry});
+    table.tensors.emplace(tensor, PlacedTensor{file, entry});
   }
   for (const auto& [shard, file] : files) {
     for (const auto& [tensor, entry] : file->tensors()) {
@@ -94,8 +94,8 @@ absl::StatusOr<TensorTable> OpenTensors(const std::string& dir) {
   if (access(single.c_str(), F_OK) == 0) {
     auto file = SafetensorsFile::Open(single);
     if (!file.ok()) return file.status();
-    TensorTable table;
-    for (const auto& [tensor, entry] : (*file)->tensors()) table.emplace(tensor, PlacedTensor{*file, &entry});
+    TensorTable table = {.listing = kSingle};
+    for (const auto& [tensor, entry] : (*file)->tensors()) table.tensors.emplace(tensor, PlacedTensor{*file, &entry});
     return table;
   }
   if (access(absl::StrCat(dir, "/", kIndex).c_str(), F_OK) == 0) return OpenSharded(dir);

@@ -16,7 +16,10 @@ struct PlacedTensor {
   const TensorEntry* entry = nullptr;
 };
 
-using TensorTable = std::map<std::string, PlacedTensor>;
+struct TensorTable {
+  std::string listing;  // the file that says what there is: model.safetensors or the index
+  std::map<std::string, PlacedTensor> tensors;
+};
 
 // Reads `dir`/model.safetensors, or else the shards that `dir`/model.safetensors.index.json names. The index decides
 // what belongs to the checkpoint: other tensors of a shard are passed over. NotFound: neither is there; InvalidArgument
