@@ -1,7 +1,7 @@
 // Ranks without atomics, so that the order is stable: each warp owns a run of neighbouring slots and a row of counters
-// in shared memory. It takes 32 slots at a time; lanes with the same bin find each other (match_any) and the lowest of
-// them moves the counter. A prefix over warps, blocks and bins turns counts into positions, and a second walk over the
-// same slots hands the positions out.
+// in shared memory. A first walk counts; a prefix over warps, blocks and bins turns counts into positions; a second
+// walk hands the positions out, 32 slots at a time: lanes with the same bin find each other (match_any), and the lowest
+// of them moves the counter.
 //
 // Two kernels at most. The blocks of the second do not wait for one another: each adds up the counts of the first
 // itself, which for 128 blocks x 256 bins is 128 KiB from L2.
@@ -15,28 +15,20 @@ namespace {
 constexpr int kWarps = kSortThreads / 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// 32-slot steps whose ids are loaded together, to wait for memory once.
-constexpr int kStepsInFlight = 8;
-
 __device__ int BinOf(const ExpertSortLaunch& launch, std::int64_t slot, std::int64_t end) {
   const std::int32_t id = slot < end ? launch.ids[slot] : -1;
   return id < 0 ? -1 : launch.ids_per_bin == 1 ? id : id / static_cast<std::int32_t>(launch.ids_per_bin);
 }
 
-// Calls visit(slot, bin, lanes of the same bin) with all lanes of the warp, in order of the slots of `warp`.
+// Calls visit(slot, bin) with all lanes of the warp, 32 slots at a time, in order of the slots of `warp`. Not unrolled:
+// a kernel this short spends much of its time on fetching its own instructions.
 template <typename Visit>
 __device__ void WalkSlots(const ExpertSortLaunch& launch, int warp, const Visit& visit) {
   const std::int64_t begin = (std::int64_t{blockIdx.x} * launch.config.warps + warp) * launch.config.slots_per_warp;
   const std::int64_t end = min(begin + launch.config.slots_per_warp, launch.slots);
-  for (std::int64_t first = begin; first < end; first += kStepsInFlight * 32) {
-    int bin[kStepsInFlight];
-#pragma unroll
-    for (int i = 0; i < kStepsInFlight; ++i) bin[i] = BinOf(launch, first + i * 32 + threadIdx.x % 32, end);
-#pragma unroll
-    for (int i = 0; i < kStepsInFlight; ++i) {
-      if (first + i * 32 >= end) break;
-      visit(first + i * 32 + threadIdx.x % 32, bin[i], __match_any_sync(kAllLanes, bin[i]));
-    }
+#pragma unroll 1
+  for (std::int64_t slot = begin + threadIdx.x % 32; slot - threadIdx.x % 32 < end; slot += 32) {
+    visit(slot, BinOf(launch, slot, end));
   }
 }
 
@@ -95,14 +87,22 @@ struct Shared {
       : counters(base), first(counters + launch.config.warps * launch.bins), offset(first + launch.bins) {}
 };
 
-// Turns a bin's counters into prefixes over the warps. Returns the block's slots of that bin.
+// Turns a bin's counters into prefixes over the warps, eight at a time. Returns the block's slots of that bin.
 __device__ int ScanWarps(const ExpertSortLaunch& launch, const Shared& shared, std::int64_t bin) {
+  constexpr int kTogether = 8;
   int sum = 0;
-  for (int warp = 0; warp < launch.config.warps; ++warp) {
-    std::int32_t& counter = shared.counters[warp * launch.bins + bin];
-    const int count = counter;
-    counter = sum;
-    sum += count;
+#pragma unroll 1
+  for (int first = 0; first < launch.config.warps; first += kTogether) {
+    const int bins = static_cast<int>(launch.bins);
+    std::int32_t* const counter = shared.counters + first * bins + bin;
+    int count[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) count[i] = first + i < launch.config.warps ? counter[i * bins] : 0;
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i < launch.config.warps) counter[i * bins] = sum;
+      sum += count[i];
+    }
   }
   return sum;
 }
@@ -111,7 +111,7 @@ __device__ int ScanWarps(const ExpertSortLaunch& launch, const Shared& shared, s
 __device__ Sums ScanBlocks(const ExpertSortLaunch& launch, std::int64_t bin, int own) {
   if (launch.block_counts == nullptr) return {0, own};
   Sums sums = {0, 0};
-#pragma unroll 8
+#pragma unroll 16
   for (int block = 0; block < launch.config.blocks; ++block) {
     const int count = launch.block_counts[block * launch.bins + bin];
     sums.before += block < blockIdx.x ? count : 0;
@@ -184,7 +184,7 @@ __device__ void FillRuns(const ExpertSortLaunch& launch, const Shared& shared) {
   }
 }
 
-__global__ void __launch_bounds__(kSortThreads) PlaceKernel(const __grid_constant__ ExpertSortLaunch launch) {
+__global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_constant__ ExpertSortLaunch launch) {
   extern __shared__ std::int32_t memory[];
   const Shared shared(memory, launch);
   const int warp = threadIdx.x / 32;
@@ -192,16 +192,16 @@ __global__ void __launch_bounds__(kSortThreads) PlaceKernel(const __grid_constan
   for (std::int64_t i = threadIdx.x; i < launch.config.warps * launch.bins; i += kSortThreads) shared.counters[i] = 0;
   __syncthreads();
   if (warp < launch.config.warps) {
-    WalkSlots(launch, warp, [&](std::int64_t, int bin, unsigned same) {
-      if (bin >= 0 && IsLowest(same)) own[bin] += __popc(same);
-      __syncwarp();
+    WalkSlots(launch, warp, [&](std::int64_t, int bin) {
+      if (bin >= 0) atomicAdd(&own[bin], 1);  // integers: the order does not show
     });
   }
   __syncthreads();
   ScanBins(launch, shared);
   __syncthreads();
   if (warp < launch.config.warps) {
-    WalkSlots(launch, warp, [&](std::int64_t slot, int bin, unsigned same) {
+    WalkSlots(launch, warp, [&](std::int64_t slot, int bin) {
+      const unsigned same = __match_any_sync(kAllLanes, bin);
       // In 64 bits: over a large capacity, a position that will be refused need not fit in 32.
       std::int64_t position = bin < 0 ? -1 : std::int64_t{shared.first[bin]} + own[bin] + RankIn(same);
       __syncwarp();

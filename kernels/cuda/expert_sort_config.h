@@ -16,8 +16,8 @@ struct ExpertSortConfig {
 };
 
 inline constexpr int kSortThreads = 1024;
-// One block has no second launch and no counts in memory; above this many slots its passes take longer than those.
-inline constexpr std::int64_t kMaxSlotsOfOneBlock = 4096;
+// One block has no second launch and no counts in memory; above this many slots its warps would take several steps.
+inline constexpr std::int64_t kMaxSlotsOfOneBlock = 1024;
 inline constexpr std::int64_t kSlotsPerBlock = 1024;
 // Every block adds up the counts of all blocks, so there must not be too many.
 inline constexpr int kMaxSortBlocks = 128;

@@ -1,9 +1,10 @@
 // out^T = W . x^T by tensor cores, persistent over the tiles of all experts.
 //
-// One pipeline runs through all tiles of a block: the loader is STAGES - 1 steps of K ahead of the sums and goes on to
-// the next tile while they finish this one, so a tile starts with its data there. A stage holds 64 elements of K of
-// the tile's weight rows and token rows, 128 bytes each, in 16-byte chunks whose place is rotated by a hash of the row
-// so that ldmatrix meets every bank once.
+// One pipeline runs through all tiles of a block: the loader is up to kStages steps of K ahead of the sums and goes on
+// to the next tile while they finish this one, so a tile starts with its data there. Within a stage, the fragments of
+// one step of 16 are on their way from shared memory while the tensor cores work on those before. A stage holds 64
+// elements of K of the tile's weight rows and token rows, 128 bytes each, in 16-byte chunks whose place is rotated by a
+// hash of the row so that ldmatrix meets every bank once.
 //
 // Weight rows may enter the product in any order; they enter so that, after one movmatrix for each 8x8 block of
 // results, a lane holds 8 neighbouring features of one token and stores them as 16 bytes: rows 8 c + 2 j + b of 32 are
@@ -41,6 +42,8 @@ __device__ int WeightByte(int row, int chunk) {
 }
 __device__ int TokenByte(int row, int chunk) { return row * kRowBytes + (chunk ^ (row & 7)) * 16; }
 
+__device__ int Lane() { return threadIdx.x % 32; }
+
 // Copies stage after stage, tile after tile. Each thread copies chunk threadIdx % 8 of every kRowsAtOnce-th row.
 template <GemmTile kTile>
 class Loader {
@@ -54,24 +57,30 @@ class Loader {
   }
 
   // Starts the copies of one stage; commits a group also when there is nothing left, so that groups count stages.
+  // A copy of nothing may name any address.
   __device__ void LoadStage() {
     if (has_tile_) {
-      const int k = k_ + Chunk() * 8;
-      const bool inside = k < launch_.in;
-      const std::uint32_t weights = shared_ + slot_ * T::kStageBytes, tokens = weights + T::kWeights * kRowBytes;
+      const bool inside = k_ + Chunk() * 8 < launch_.in;
+      const std::uint32_t stage = shared_ + slot_ * T::kStageBytes;
+      const std::uint32_t tokens = stage + T::kWeights * kRowBytes + TokenByte(Row(0), Chunk());
+      const bf16* weight = weights_ + k_;
 #pragma unroll
       for (int i = 0; i < T::kWeightCopies; ++i) {
-        const int row = Row(i);
-        const bool valid = inside && row < weight_rows_;
-        CopyAsync(weights + WeightByte(row, Chunk()), valid ? weights_ + std::int64_t{row} * launch_.in + k : weights_,
-                  valid);
+        // With 32 rows at once the hash is the same for all.
+        const int byte = T::kRowsAtOnce % 32 == 0 ? WeightByte(Row(0), Chunk()) + i * T::kRowsAtOnce * kRowBytes
+                                                  : WeightByte(Row(i), Chunk());
+        CopyAsync(stage + byte, weight, inside && Row(i) < weight_rows_);
+        weight += T::kRowsAtOnce * launch_.in;
       }
+      const auto* const x =
+          reinterpret_cast<const unsigned char*>(static_cast<const bf16*>(launch_.x) + k_ + Chunk() * 8);
+      const auto row_bytes = static_cast<std::uint32_t>(launch_.in * 2);
 #pragma unroll
       for (int i = 0; i < T::kTokenCopies; ++i) {
         if (T::kTokens % T::kRowsAtOnce != 0 && Row(i) >= T::kTokens) break;
-        const bool valid = inside && token_row_[i] >= 0;
-        const bf16* const x = static_cast<const bf16*>(launch_.x);
-        CopyAsync(tokens + TokenByte(Row(i), Chunk()), valid ? x + token_row_[i] * launch_.in + k : x, valid);
+        const auto row = static_cast<std::uint32_t>(max(token_row_[i], 0));
+        CopyAsync(tokens + i * T::kRowsAtOnce * kRowBytes, x + std::uint64_t{row} * row_bytes,
+                  inside && token_row_[i] >= 0);
       }
       k_ += kGemmK;
       if (k_ >= launch_.in) NextTile();
@@ -102,7 +111,8 @@ class Loader {
     has_tile_ = has_next_;
     if (!has_tile_) return;
     const std::int64_t feature = std::int64_t{next_.weight_tile} * T::kWeights;
-    weights_ = static_cast<const bf16*>(launch_.w) + (next_.expert * launch_.out_features + feature) * launch_.in;
+    weights_ = static_cast<const bf16*>(launch_.w) +
+               (next_.expert * launch_.out_features + feature + Row(0)) * launch_.in + Chunk() * 8;
     weight_rows_ = static_cast<int>(min(launch_.out_features - feature, std::int64_t{T::kWeights}));
 #pragma unroll
     for (int i = 0; i < T::kTokenCopies; ++i) {
@@ -119,18 +129,24 @@ class Loader {
   GroupTile next_;
   bool has_tile_ = false, has_next_ = false;
   int k_ = 0, slot_ = 0;
-  const bf16* weights_ = nullptr;
+  const bf16* weights_ = nullptr;  // this thread's first row and chunk, K = 0
   int weight_rows_ = 0;
   int token_row_[T::kTokenCopies], next_row_[T::kTokenCopies];
 };
 
-// The sums of one warp's part of a tile.
+// One warp's part of a tile: its sums, and the fragments of two steps of 16 along K.
 template <GemmTile kTile>
-class Sums {
+class WarpTile {
   using T = Tile<kTile>;
 
  public:
-  __device__ Sums() : warp_m_(threadIdx.x / 32 % T::kShape.warps_m), warp_n_(threadIdx.x / 32 / T::kShape.warps_m) {}
+  static constexpr int kSteps = kGemmK / 16;
+
+  __device__ WarpTile()
+      : warp_m_(threadIdx.x / 32 % T::kShape.warps_m),
+        warp_n_(threadIdx.x / 32 / T::kShape.warps_m),
+        weight_byte_((warp_m_ * T::kBlocksM * 16 + Lane() % 8 / 2 * 8 + Lane() / 8 % 2 * 2 + Lane() % 2) * kRowBytes),
+        token_byte_((T::kWeights + first_token() + (T::kBlocksN > 1 ? Lane() / 16 * 8 : 0) + Lane() % 8) * kRowBytes) {}
 
   __device__ int first_token() const { return warp_n_ * T::kBlocksN * 8; }
 
@@ -142,29 +158,32 @@ class Sums {
     }
   }
 
-  __device__ void AddStage(std::uint32_t stage) {
-    const std::uint32_t tokens = stage + T::kWeights * kRowBytes;
+  // Fetches the fragments of `step` from the stage at `stage`. The rows that a lane names all have the hash Lane() % 8.
+  __device__ void Fetch(std::uint32_t stage, int step) {
+    const std::uint32_t weights = stage + weight_byte_ + ((2 * step + Lane() / 16) ^ (Lane() % 8)) * 16;
+    const std::uint32_t tokens = stage + token_byte_ + ((2 * step + Lane() / 8 % 2) ^ (Lane() % 8)) * 16;
+    auto& a = a_[step % 2];
+    auto& b = b_[step % 2];
 #pragma unroll
-    for (int k = 0; k < kGemmK / 16; ++k) {
-      std::uint32_t a[T::kBlocksM][4], b[T::kBlocksN][2];
+    for (int m = 0; m < T::kBlocksM; ++m) {
+      // Row 8 c + 2 j + b of 32: a pair of blocks is 32 rows, its second block has j + 2.
+      LoadMatrices4(weights + (m / 2 * 32 + m % 2 * 4) * kRowBytes, a[m][0], a[m][1], a[m][2], a[m][3]);
+    }
+    if constexpr (T::kBlocksN == 1) {
+      LoadMatrices2(tokens, b[0][0], b[0][1]);
+    } else {
 #pragma unroll
-      for (int m = 0; m < T::kBlocksM; ++m) {
-        LoadMatrices4(stage + WeightByte(WeightRow(m), 2 * k + Lane() / 16), a[m][0], a[m][1], a[m][2], a[m][3]);
+      for (int n = 0; n < T::kBlocksN; n += 2) {
+        LoadMatrices4(tokens + n * 8 * kRowBytes, b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
       }
-      if constexpr (T::kBlocksN == 1) {
-        LoadMatrices2(tokens + TokenByte(first_token() + Lane() % 8, 2 * k + Lane() / 8 % 2), b[0][0], b[0][1]);
-      } else {
+    }
+  }
+
+  __device__ void Multiply(int step) {
 #pragma unroll
-        for (int n = 0; n < T::kBlocksN; n += 2) {
-          const int row = first_token() + n * 8 + Lane() / 16 * 8 + Lane() % 8;
-          LoadMatrices4(tokens + TokenByte(row, 2 * k + Lane() / 8 % 2), b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
-        }
-      }
+    for (int m = 0; m < T::kBlocksM; ++m) {
 #pragma unroll
-      for (int m = 0; m < T::kBlocksM; ++m) {
-#pragma unroll
-        for (int n = 0; n < T::kBlocksN; ++n) MultiplyAdd(sum_[m][n], a[m], b[n]);
-      }
+      for (int n = 0; n < T::kBlocksN; ++n) MultiplyAdd(sum_[m][n], a_[step % 2][m], b_[step % 2][n]);
     }
   }
 
@@ -192,14 +211,6 @@ class Sums {
   }
 
  private:
-  __device__ static int Lane() { return threadIdx.x % 32; }
-
-  // The weight row whose address this lane gives for block m: lane l names row l % 16 of the product's 16.
-  __device__ int WeightRow(int m) const {
-    const int j = m % 2 * 2 + Lane() / 8 % 2, i = Lane() % 8;
-    return (warp_m_ * T::kBlocksM + m / 2 * 2) * 16 + i / 2 * 8 + j * 2 + i % 2;
-  }
-
   __device__ static void WriteFeatures(bf16* row, std::int64_t feature, std::int64_t features,
                                        const Pack<bf16, 8>& pack) {
     if (features % 8 == 0) {
@@ -214,6 +225,8 @@ class Sums {
   }
 
   const int warp_m_, warp_n_;
+  const int weight_byte_, token_byte_;  // of the rows whose addresses this lane gives, within a stage
+  std::uint32_t a_[2][T::kBlocksM][4], b_[2][T::kBlocksN][2];
   float sum_[T::kBlocksM][T::kBlocksN][4];
 };
 
@@ -227,24 +240,43 @@ __global__ void __launch_bounds__(Tile<kTile>::kThreads, Tile<kTile>::kShape.blo
   schedule.Build<T::kThreads>(launch.offsets, static_cast<int>(launch.experts), T::kTokens, weight_tiles,
                               reinterpret_cast<std::int32_t*>(memory + T::kStages * T::kStageBytes));
 
+  if (schedule.tiles() <= blockIdx.x) return;
+
   const std::uint32_t shared = SharedAddress(memory);
   Loader<kTile> loader(launch, schedule, shared);
 #pragma unroll 1
   for (int i = 0; i + 1 < T::kStages; ++i) loader.LoadStage();
+  // The oldest stage has arrived, for everybody; and nobody reads the one before it any more.
+  const auto next_stage = [&] {
+    WaitCopies<T::kStages - 2>();
+    __syncthreads();
+  };
 
+  WarpTile<kTile> warp;
+  next_stage();
+  warp.Fetch(shared, 0);
+  loader.LoadStage();
   int slot = 0;
   for (std::int64_t index = blockIdx.x; index < schedule.tiles(); index += gridDim.x) {
     const GroupTile tile = schedule.At(index);
-    Sums<kTile> sums;
-    sums.Clear();
+    const bool has_tokens = warp.first_token() < tile.positions;
+    warp.Clear();
     for (std::int64_t k = 0; k < launch.in; k += kGemmK) {
-      WaitCopies<T::kStages - 2>();  // this thread's part of the stage is there ...
-      __syncthreads();               // ... and everybody's, and the stage before is no longer read
-      loader.LoadStage();
-      if (sums.first_token() < tile.positions) sums.AddStage(shared + slot * T::kStageBytes);
+      const std::uint32_t stage = shared + slot * T::kStageBytes;
       slot = slot + 1 == T::kStages ? 0 : slot + 1;
+#pragma unroll
+      for (int step = 0; step < warp.kSteps; ++step) {
+        if (step + 1 < warp.kSteps) {
+          warp.Fetch(stage, step + 1);
+        } else {
+          next_stage();  // of this tile or of the next; after the last, stale bytes that nothing multiplies
+          warp.Fetch(shared + slot * T::kStageBytes, 0);
+          loader.LoadStage();
+        }
+        if (has_tokens) warp.Multiply(step);
+      }
     }
-    if (sums.first_token() < tile.positions) sums.Write(launch, tile);
+    if (has_tokens) warp.Write(launch, tile);
   }
 }
 

@@ -50,8 +50,7 @@ __device__ inline std::uint32_t TransposeMatrix(std::uint32_t word) {
 // c[16, 8] += a[16, 16] . b[16, 8], bf16 in, f32 sums. Of c, lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4)
 // and the next.
 __device__ inline void MultiplyAdd(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -47,26 +47,17 @@ absl::Status FusedWeightedScatter(const FusedWeightedScatterArgs& args, Workspac
   if (absl::Status status = CheckWorkspace(workspace, WorkspaceBytes(args)); !status.ok()) return status;
   Scratch scratch(workspace.data);
   const Element element = ElementOf(args.dtype);
-  const bool vectorised = Vectorised(args.d, element, {args.grad_out, args.grad_expert});
-  const ZeroUnnamedLaunch zero = {.slots = args.n * args.k,
-                                  .r = args.r,
-                                  .d = args.d,
-                                  .element = element,
-                                  .vectorised = vectorised,
-                                  .slot_row = args.slot_row,
-                                  .marks = TakeMarks(args, scratch),
-                                  .to = args.grad_expert};
-  const int error = LaunchZeroUnnamed(zero, stream.handle);
-  if (error != 0 || args.n == 0) return FromCuda(error, "fused_weighted_scatter");
   const SpreadRowsLaunch spread = {.n = args.n,
                                    .d = args.d,
                                    .k = args.k,
                                    .element = element,
-                                   .vectorised = vectorised,
+                                   .vectorised = Vectorised(args.d, element, {args.grad_out, args.grad_expert}),
                                    .from = args.grad_out,
                                    .slot_row = args.slot_row,
                                    .weights = args.weights,
-                                   .to = args.grad_expert};
+                                   .to = args.grad_expert,
+                                   .cleared = args.r,
+                                   .marks = TakeMarks(args, scratch)};
   return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_weighted_scatter");
 }
 
@@ -109,24 +100,17 @@ absl::Status FusedRoutingScatter(const FusedRoutingScatterArgs& args, Workspace 
   }
   if (args.max_tokens == 0) return absl::OkStatus();
   const Element element = ElementOf(args.dtype);
-  const bool vectorised = Vectorised(args.d, element, {args.rows, args.batched});
-  const ZeroTailsLaunch zero = {.e = args.e,
-                                .max_tokens = args.max_tokens,
-                                .d = args.d,
-                                .element = element,
-                                .vectorised = vectorised,
-                                .counts = args.counts,
-                                .to = args.batched};
-  const int error = LaunchZeroTails(zero, stream.handle);
-  if (error != 0 || args.n == 0) return FromCuda(error, "fused_routing_scatter");
   const SpreadRowsLaunch spread = {.n = args.n,
                                    .d = args.d,
                                    .k = args.k,
                                    .element = element,
-                                   .vectorised = vectorised,
+                                   .vectorised = Vectorised(args.d, element, {args.rows, args.batched}),
                                    .from = args.rows,
                                    .slot_row = args.slot_pos,
-                                   .to = args.batched};
+                                   .to = args.batched,
+                                   .cleared = args.e * args.max_tokens,
+                                   .max_tokens = args.max_tokens,
+                                   .counts = args.counts};
   return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_routing_scatter");
 }
 

@@ -11,7 +11,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
-// Slots whose rows are in flight at once: enough to cover the latency, few enough for 32 registers of data.
+// Rows, or vectors of one, that a thread has in flight at once: enough to cover the latency, few enough for 32
+// registers of data.
 constexpr int kInFlight = 8;
 
 template <typename T, typename Out, int N>
@@ -63,76 +64,81 @@ __device__ Pack<bf16, N> TailPack(std::int32_t id, std::int64_t offset) {
   return pack;
 }
 
+// One vector of one row of `from`, to all its slots.
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
-    SpreadRowsKernel(std::int64_t vectors, std::int64_t d, std::int64_t pitch, int k, const T* __restrict__ from,
-                     const std::int32_t* __restrict__ slot_row, const float* __restrict__ weights,
-                     const std::int32_t* __restrict__ tail_ids, T* __restrict__ to) {
-  const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (index >= vectors) return;
+__device__ void SpreadVector(const SpreadRowsLaunch& launch, std::int64_t index) {
+  const std::int64_t d = launch.d, pitch = d + launch.tail;
   const Split at = Divide(index, pitch / N);
   const std::int64_t column = at.remainder * N;
   const bool in_row = column < d;
+  const int k = static_cast<int>(launch.k);
+  T* const to = static_cast<T*>(launch.to);
   Pack<T, N> value;
-  if (in_row) value = LoadPack<T, N>(from + at.quotient * d + column);
+  if (in_row) value = LoadPack<T, N>(static_cast<const T*>(launch.from) + at.quotient * d + column);
 #pragma unroll 4
   for (int j = 0; j < k; ++j) {
     const std::int64_t slot = at.quotient * k + j;
-    const std::int64_t row = slot_row == nullptr ? slot : slot_row[slot];
+    const std::int64_t row = launch.slot_row == nullptr ? slot : launch.slot_row[slot];
     if (row < 0) continue;
     Pack<T, N> result = value;
     if constexpr (sizeof(T) == 2) {
-      if (!in_row) result = TailPack<N>(tail_ids[slot], column - d);
+      if (!in_row) result = TailPack<N>(launch.tail_ids[slot], column - d);
     }
-    if (weights != nullptr) {  // Without weights the bits are copied, NaN payloads included.
+    if (launch.weights != nullptr) {  // Without weights the bits are copied, NaN payloads included.
       float x[N];
       Unpack(value, x);
 #pragma unroll
-      for (int i = 0; i < N; ++i) x[i] *= weights[slot];
+      for (int i = 0; i < N; ++i) x[i] *= launch.weights[slot];
       result = MakePack<T, N>(x);
     }
     StorePack(to + row * pitch + column, result);
   }
 }
 
-// A warp sets one row of d elements to zero.
+// Which of the block's kWarps rows from `first` on a slot names; by the whole block.
+__device__ void FindNamed(const SpreadRowsLaunch& launch, std::int64_t first, bool (&named)[kWarps]) {
+  const std::int64_t row = first + threadIdx.x;
+  if (threadIdx.x < kWarps) {
+    bool is = false;
+    if (row < launch.cleared && launch.counts != nullptr) {
+      const Split at = Divide(row, launch.max_tokens);
+      is = at.remainder < launch.counts[at.quotient];
+    } else if (row < launch.cleared && launch.marks != nullptr) {
+      is = launch.marks[row] != 0;
+    }
+    named[threadIdx.x] = is;
+  }
+  __syncthreads();
+  if (launch.counts != nullptr || launch.marks != nullptr) return;
+  for (std::int64_t slot = threadIdx.x; slot < launch.n * launch.k; slot += kThreads) {
+    const std::int64_t relative = launch.slot_row[slot] - first;
+    if (relative >= 0 && relative < kWarps) named[relative] = true;
+  }
+  __syncthreads();
+}
+
+// The first blocks spread, the others clear, a warp a row.
 template <typename T, int N>
-__device__ void ZeroRow(T* row, std::int64_t d) {
+__global__ void __launch_bounds__(kThreads)
+    SpreadRowsKernel(const __grid_constant__ SpreadRowsLaunch launch, std::int64_t vectors, unsigned spreading) {
+  if (blockIdx.x < spreading) {
+    const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (index < vectors) SpreadVector<T, N>(launch, index);
+    return;
+  }
+  __shared__ bool named[kWarps];
+  const std::int64_t first = std::int64_t{blockIdx.x - spreading} * kWarps, row = first + threadIdx.x / 32;
+  FindNamed(launch, first, named);
+  if (row >= launch.cleared || named[threadIdx.x / 32]) return;
   const float zeros[N] = {};
-  for (std::int64_t i = (threadIdx.x % 32) * N; i < d; i += 32 * N) Store(row + i, zeros);
+  T* const to = static_cast<T*>(launch.to) + row * launch.d;
+  for (std::int64_t i = (threadIdx.x % 32) * N; i < launch.d; i += 32 * N) Store(to + i, zeros);
 }
 
 __global__ void __launch_bounds__(kThreads)
     MarkKernel(std::int64_t slots, const std::int32_t* __restrict__ slot_row, std::uint8_t* __restrict__ marks) {
   const std::int64_t slot = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (slot < slots && slot_row[slot] >= 0) marks[slot_row[slot]] = 1;
-}
-
-template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
-    ZeroUnnamedKernel(std::int64_t slots, std::int64_t r, std::int64_t d, const std::int32_t* __restrict__ slot_row,
-                      const std::uint8_t* __restrict__ marks, T* __restrict__ to) {
-  const std::int64_t first = std::int64_t{blockIdx.x} * kWarps, row = first + threadIdx.x / 32;
-  __shared__ bool named[kWarps];
-  if (threadIdx.x < kWarps)
-    named[threadIdx.x] = marks != nullptr && first + threadIdx.x < r && marks[first + threadIdx.x];
-  __syncthreads();
-  if (marks == nullptr) {
-    for (std::int64_t slot = threadIdx.x; slot < slots; slot += kThreads) {
-      const std::int64_t relative = slot_row[slot] - first;
-      if (relative >= 0 && relative < kWarps) named[relative] = true;
-    }
-    __syncthreads();
-  }
-  if (row < r && !named[threadIdx.x / 32]) ZeroRow<T, N>(to + row * d, d);
-}
-
-template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
-    ZeroTailsKernel(std::int64_t max_tokens, std::int64_t d, const std::int32_t* __restrict__ counts,
-                    T* __restrict__ to) {
-  const std::int64_t expert = blockIdx.y, position = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-  if (position >= counts[expert] && position < max_tokens) ZeroRow<T, N>(to + (expert * max_tokens + position) * d, d);
 }
 
 template <typename T, int N>
@@ -147,13 +153,22 @@ __global__ void __launch_bounds__(kThreads)
   if (row >= 0) {
     const T* const a = expert_out + row * d;
     const T* const b = grad_out + slot / k * d;
-#pragma unroll 4
-    for (std::int64_t i = (part * 32 + lane) * N; i < d; i += warps_per_slot * 32 * N) {
-      float x[N], y[N];
-      Load(a + i, x);
-      Load(b + i, y);
+    const std::int64_t step = warps_per_slot * 32 * N;
+    for (std::int64_t first = (part * 32 + lane) * N; first < d; first += kInFlight * step) {
+      Pack<T, N> x[kInFlight], y[kInFlight];
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum = fmaf(x[j], y[j], sum);
+      for (int i = 0; i < kInFlight; ++i) {
+        if (first + i * step >= d) break;
+        x[i] = LoadPack<T, N>(a + first + i * step), y[i] = LoadPack<T, N>(b + first + i * step);
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        if (first + i * step >= d) break;
+        float p[N], q[N];
+        Unpack(x[i], p), Unpack(y[i], q);
+#pragma unroll
+        for (int j = 0; j < N; ++j) sum = fmaf(p[j], q[j], sum);
+      }
     }
   }
   __shared__ float parts[kWarps];
@@ -192,35 +207,18 @@ int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream) {
   });
 }
 
-int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream) {
-  return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
-    const std::int64_t pitch = launch.d + launch.tail, vectors = launch.n * (pitch / N);
-    SpreadRowsKernel<T, N><<<Blocks(vectors, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        vectors, launch.d, pitch, static_cast<int>(launch.k), static_cast<const T*>(launch.from), launch.slot_row,
-        launch.weights, launch.tail_ids, static_cast<T*>(launch.to));
-    return cudaGetLastError();
-  });
-}
-
-int LaunchZeroUnnamed(const ZeroUnnamedLaunch& launch, void* stream_handle) {
+int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
   if (launch.marks != nullptr) {
-    const int error = cudaMemsetAsync(launch.marks, 0, static_cast<std::size_t>(launch.r), stream);
+    const std::int64_t slots = launch.n * launch.k;
+    const int error = cudaMemsetAsync(launch.marks, 0, static_cast<std::size_t>(launch.cleared), stream);
     if (error != cudaSuccess) return error;
-    MarkKernel<<<Blocks(launch.slots, kThreads), kThreads, 0, stream>>>(launch.slots, launch.slot_row, launch.marks);
+    MarkKernel<<<Blocks(slots, kThreads), kThreads, 0, stream>>>(slots, launch.slot_row, launch.marks);
   }
   return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
-    ZeroUnnamedKernel<T, N><<<Blocks(launch.r, kWarps), kThreads, 0, stream>>>(
-        launch.slots, launch.r, launch.d, launch.slot_row, launch.marks, static_cast<T*>(launch.to));
-    return cudaGetLastError();
-  });
-}
-
-int LaunchZeroTails(const ZeroTailsLaunch& launch, void* stream) {
-  return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
-    const dim3 grid(Blocks(launch.max_tokens, kWarps), static_cast<unsigned>(launch.e));
-    ZeroTailsKernel<T, N><<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        launch.max_tokens, launch.d, launch.counts, static_cast<T*>(launch.to));
+    const std::int64_t vectors = launch.n * ((launch.d + launch.tail) / N);
+    const unsigned spreading = Blocks(vectors, kThreads), clearing = Blocks(launch.cleared, kWarps);
+    SpreadRowsKernel<T, N><<<spreading + clearing, kThreads, 0, stream>>>(launch, vectors, spreading);
     return cudaGetLastError();
   });
 }

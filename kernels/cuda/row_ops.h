@@ -21,42 +21,27 @@ struct GatherReduceLaunch {
 };
 int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream);
 
-// to[slot_row[s]] = weights[s] * from[s / k], each row read once and written K times. slot_row null: to[s].
-// Rows of `to` that nothing names are left alone. `tail` elements follow each written row: zero, but for the first four
-// bytes, which are tail_ids[s] (dispatch_pack). d counts the elements without the tail.
+// to[slot_row[s]] = weights[s] * from[s / k], each row read once and written K times; and rows of `to` that no slot
+// names set to zero by the same launch. `tail` elements follow each written row: zero, but for the first four bytes,
+// which are tail_ids[s] (dispatch_pack). d counts the elements without the tail.
 struct SpreadRowsLaunch {
   std::int64_t n = 0, d = 0, k = 0, tail = 0;
   Element element = Element::kBF16;
   bool vectorised = false;
   const void* from = nullptr;
-  const std::int32_t* slot_row = nullptr;
-  const float* weights = nullptr;  // null: ones
+  const std::int32_t* slot_row = nullptr;  // [n * k]; null: slot s goes to row s
+  const float* weights = nullptr;          // [n * k]; null: ones
   const std::int32_t* tail_ids = nullptr;
   void* to = nullptr;
+
+  // Rows [0, cleared) are set to zero where they are not named. What is named is known in one of three ways: by
+  // `counts`, of a batched layout whose expert e holds positions [0, counts[e]) of max_tokens; by `marks`, one byte a
+  // row, which the launch fills itself; or else every block looks through all slots.
+  std::int64_t cleared = 0, max_tokens = 1;
+  const std::int32_t* counts = nullptr;
+  std::uint8_t* marks = nullptr;
 };
 int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream);
-
-// Sets to zero the rows of to [r, d] that no slot names. Small S: every block looks through all slots. Large S: rows
-// that are named are marked first, in `marks` [r] bytes.
-struct ZeroUnnamedLaunch {
-  std::int64_t slots = 0, r = 0, d = 0;
-  Element element = Element::kBF16;
-  bool vectorised = false;
-  const std::int32_t* slot_row = nullptr;
-  std::uint8_t* marks = nullptr;  // null: look through the slots
-  void* to = nullptr;
-};
-int LaunchZeroUnnamed(const ZeroUnnamedLaunch& launch, void* stream);
-
-// Sets to zero the positions [counts[e], max_tokens) of to [e, max_tokens, d].
-struct ZeroTailsLaunch {
-  std::int64_t e = 0, max_tokens = 0, d = 0;
-  Element element = Element::kBF16;
-  bool vectorised = false;
-  const std::int32_t* counts = nullptr;
-  void* to = nullptr;
-};
-int LaunchZeroTails(const ZeroTailsLaunch& launch, void* stream);
 
 // grad_weights[s] = dot(expert_out[slot_row[s]], grad_out[s / k]), or 0 where slot_row is -1.
 struct RoutingWeightGradLaunch {

@@ -59,11 +59,10 @@ struct Candidates {
     const std::uint32_t best = __reduce_max_sync(kAllLanes, key[0]);
     const int winner = __ffs(__ballot_sync(kAllLanes, key[0] == best)) - 1;
     const int result = __shfl_sync(kAllLanes, expert[0], winner);
-    if (Lane() == winner) {
+    const bool moves = Lane() == winner;  // selects, not a branch: every warp has a winner
 #pragma unroll
-      for (int i = 0; i + 1 < V; ++i) key[i] = key[i + 1], expert[i] = expert[i + 1];
-      key[V - 1] = 0;
-    }
+    for (int i = 0; i + 1 < V; ++i) key[i] = moves ? key[i + 1] : key[i], expert[i] = moves ? expert[i + 1] : expert[i];
+    key[V - 1] = moves ? 0 : key[V - 1];
     return result;
   }
 };
@@ -121,7 +120,7 @@ __device__ void SparseMixer(const PlainRule& rule, const float (&logit)[V], Cand
 #pragma unroll
     for (int i = 0; i < V; ++i) {
       // Experts past the last are minus infinity and add nothing.
-      if (Lane() * V + i != first && IsNear(rule, top, logit[i])) sum += expf(logit[i] - top);
+      if (Lane() * V + i != first && IsNear(rule, top, logit[i])) sum += __expf(logit[i] - top);
     }
     sum = WarpSum(sum);
     first = candidates.Pop();
@@ -153,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) WarpKernel(const __grid_constant__ T
   if (rule.score == PlainRule::Score::kSoftmax) {
     stats.sum = 0;
 #pragma unroll
-    for (int i = 0; i < V; ++i) stats.sum += expf(logit[i] - stats.top);
+    for (int i = 0; i < V; ++i) stats.sum += __expf(logit[i] - stats.top);
     stats.sum = WarpSum(stats.sum);
   }
 

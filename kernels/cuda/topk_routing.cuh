@@ -23,14 +23,15 @@ struct RowStats {
   float top = 0, sum = 1;
 };
 
-__device__ inline float ExactSigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// The fast exponential and division are within a few units in the last place where scores are large enough to matter.
+__device__ inline float FastSigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 __device__ inline float ScoreOf(const PlainRule& rule, const RowStats& stats, float logit) {
   switch (rule.score) {
     case PlainRule::Score::kSoftmax:
-      return expf(logit - stats.top) / stats.sum;
+      return __fdividef(__expf(logit - stats.top), stats.sum);
     case PlainRule::Score::kSigmoid:
-      return ExactSigmoid(logit);
+      return FastSigmoid(logit);
     case PlainRule::Score::kRaw:
       break;
   }
@@ -86,17 +87,17 @@ __device__ inline void Weigh(const TopkRoutingLaunch& launch, const RowStats& st
   float sum = 0;
   if (rule.weigh == PlainRule::Weigh::kSoftmaxOfChosen) {
     top = ValueOf(__reduce_max_sync(kAllLanes, KeyOf(top)));
-    for (int i = 0; i < Chosen::kPerLane; ++i) sum += RankOf(i) < launch.k ? expf(logit[i] - top) : 0.0f;
+    for (int i = 0; i < Chosen::kPerLane; ++i) sum += RankOf(i) < launch.k ? __expf(logit[i] - top) : 0.0f;
     sum = WarpSum(sum);
   }
   for (int i = 0; i < Chosen::kPerLane; ++i) {
     if (RankOf(i) >= launch.k) continue;
     switch (rule.weigh) {
       case PlainRule::Weigh::kSoftmaxOfChosen:
-        chosen.weight[i] = expf(logit[i] - top) / sum;
+        chosen.weight[i] = __fdividef(__expf(logit[i] - top), sum);
         break;
       case PlainRule::Weigh::kSigmoidOfChosen:
-        chosen.weight[i] = ExactSigmoid(logit[i]);
+        chosen.weight[i] = FastSigmoid(logit[i]);
         break;
       default:
         chosen.weight[i] = ScoreOf(rule, stats, logit[i]);

@@ -74,7 +74,7 @@ __device__ void SparseMixer(const TopkRoutingLaunch& launch, const float* logits
     for (int i = threadIdx.x; i < launch.e; i += kThreads) top = fmaxf(top, i == first ? -kInfinity : logits[i]);
     top = BlockMax(top);
     for (int i = threadIdx.x; i < launch.e; i += kThreads) {
-      if (i != first && IsNear(launch.rule, top, logits[i])) sum += expf(logits[i] - top);
+      if (i != first && IsNear(launch.rule, top, logits[i])) sum += __expf(logits[i] - top);
     }
     sum = BlockSum(sum);
     first = PopBest(key, launch.e);
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) BlockKernel(const __grid_constant__ 
   }
   if (rule.score == PlainRule::Score::kSoftmax) {
     float sum = 0;
-    for (int i = threadIdx.x; i < launch.e; i += kThreads) sum += expf(logits[i] - stats.top);
+    for (int i = threadIdx.x; i < launch.e; i += kThreads) sum += __expf(logits[i] - stats.top);
     stats.sum = BlockSum(sum);
   }
   for (int i = threadIdx.x; i < launch.e; i += kThreads) {

@@ -95,10 +95,13 @@ class Loader {
   int position_ = 0, slot_ = 0;
 };
 
-// The sums of one warp: kBlocksM * 16 out features x kBlocksN * 8 in features.
-class Sums {
+// One warp's part of a tile: kBlocksM * 16 out features x kBlocksN * 8 in features, and the fragments of two steps of
+// 16 positions.
+class WarpTile {
  public:
-  __device__ Sums() {
+  static constexpr int kSteps = kGradPositions / 16;
+
+  __device__ void Clear() {
 #pragma unroll
     for (int m = 0; m < kBlocksM; ++m) {
 #pragma unroll
@@ -106,29 +109,32 @@ class Sums {
     }
   }
 
-  __device__ void AddStage(std::uint32_t stage) {
+  // Fetches the fragments of 16 positions, step * 16 on, from the stage at `stage`.
+  __device__ void Fetch(std::uint32_t stage, int step) {
     const std::uint32_t x = stage + kGradPositions * kOutBytes;
+    auto& a = a_[step % 2];
+    auto& b = b_[step % 2];
 #pragma unroll
-    for (int k = 0; k < kGradPositions / 16; ++k) {
-      std::uint32_t a[kBlocksM][4], b[kBlocksN][2];
+    for (int m = 0; m < kBlocksM; ++m) {
+      // Matrices: (positions 0-7, features 0-7), features 8-15, then positions 8-15 likewise.
+      const int row = step * 16 + Lane() / 16 * 8 + Lane() % 8;
+      const int chunk = WarpOut() * kBlocksM * 2 + m * 2 + Lane() / 8 % 2;
+      LoadMatrices4<true>(stage + ChunkByte<kOutBytes>(row, chunk), a[m][0], a[m][1], a[m][2], a[m][3]);
+    }
 #pragma unroll
-      for (int m = 0; m < kBlocksM; ++m) {
-        // Matrices: (positions 0-7, features 0-7), features 8-15, then positions 8-15 likewise.
-        const int row = k * 16 + Lane() / 16 * 8 + Lane() % 8,
-                  chunk = WarpOut() * kBlocksM * 2 + m * 2 + Lane() / 8 % 2;
-        LoadMatrices4<true>(stage + ChunkByte<kOutBytes>(row, chunk), a[m][0], a[m][1], a[m][2], a[m][3]);
-      }
+    for (int n = 0; n < kBlocksN; n += 2) {
+      // Positions 0-7, then 8-15, of one block of 8 features and of the next.
+      const int row = step * 16 + Lane() / 8 % 2 * 8 + Lane() % 8;
+      const int chunk = WarpIn() * kBlocksN + n + Lane() / 16;
+      LoadMatrices4<true>(x + ChunkByte<kInBytes>(row, chunk), b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
+    }
+  }
+
+  __device__ void Multiply(int step) {
 #pragma unroll
-      for (int n = 0; n < kBlocksN; n += 2) {
-        // Positions 0-7, then 8-15, of one block of 8 features and of the next.
-        const int row = k * 16 + Lane() / 8 % 2 * 8 + Lane() % 8, chunk = WarpIn() * kBlocksN + n + Lane() / 16;
-        LoadMatrices4<true>(x + ChunkByte<kInBytes>(row, chunk), b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
-      }
+    for (int m = 0; m < kBlocksM; ++m) {
 #pragma unroll
-      for (int m = 0; m < kBlocksM; ++m) {
-#pragma unroll
-        for (int n = 0; n < kBlocksN; ++n) MultiplyAdd(sum_[m][n], a[m], b[n]);
-      }
+      for (int n = 0; n < kBlocksN; ++n) MultiplyAdd(sum_[m][n], a_[step % 2][m], b_[step % 2][n]);
     }
   }
 
@@ -159,6 +165,7 @@ class Sums {
   __device__ static int WarpOut() { return threadIdx.x / 32 / kGradWarpsIn; }
   __device__ static int WarpIn() { return threadIdx.x / 32 % kGradWarpsIn; }
 
+  std::uint32_t a_[2][kBlocksM][4], b_[2][kBlocksN][2];
   float sum_[kBlocksM][kBlocksN][4];
 };
 
@@ -171,18 +178,36 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll 1
   for (int i = 0; i + 1 < kGradStages; ++i) loader.LoadStage();
 
+  // The oldest stage has arrived, for everybody; and nobody reads the one before it any more.
+  const auto next_stage = [] {
+    WaitCopies<kGradStages - 2>();
+    __syncthreads();
+  };
+
+  WarpTile warp;
+  next_stage();
+  warp.Fetch(shared, 0);
+  loader.LoadStage();
   int slot = 0;
   for (std::int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
     const GradTile tile = TileAt(launch, index);
-    Sums sums;
+    warp.Clear();
     for (int position = tile.first; position < tile.last; position += kGradPositions) {
-      WaitCopies<kGradStages - 2>();
-      __syncthreads();
-      loader.LoadStage();
-      sums.AddStage(shared + slot * kStageBytes);
+      const std::uint32_t stage = shared + slot * kStageBytes;
       slot = slot + 1 == kGradStages ? 0 : slot + 1;
+#pragma unroll
+      for (int step = 0; step < warp.kSteps; ++step) {
+        if (step + 1 < warp.kSteps) {
+          warp.Fetch(stage, step + 1);
+        } else {
+          next_stage();  // of this tile or of a later one; after the last, stale bytes that nothing multiplies
+          warp.Fetch(shared + slot * kStageBytes, 0);
+          loader.LoadStage();
+        }
+        warp.Multiply(step);
+      }
     }
-    sums.Write<Grad>(launch, tile);
+    warp.Write<Grad>(launch, tile);
   }
 }
 

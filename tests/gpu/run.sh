@@ -33,7 +33,7 @@ if wants sanitizer "$@"; then
   else
     for tool in memcheck racecheck initcheck; do
       echo "== compute-sanitizer $tool"
-      EXPERTD_GPU_TESTS=small timeout 240 "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 9 \
+      EXPERTD_GPU_TESTS=small timeout 150 "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 9 \
         --print-limit 3 "${runner[@]}" "$here/bin/cuda_ops_test" --gtest_brief=1 2>&1 | tail -15
       [[ ${PIPESTATUS[0]} -eq 0 ]] || failed=1
     done

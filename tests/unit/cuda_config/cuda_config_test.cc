@@ -48,7 +48,8 @@ TEST(TopkRoutingConfigTest, AWarpHoldsUpTo512Experts) {
 
 TEST(RowOpsConfigTest, WarpsOfADotProductDependOnTheRowAlone) {
   EXPECT_EQ(WarpsPerSlot(1), 1);
-  EXPECT_EQ(WarpsPerSlot(2048), 4);
+  EXPECT_EQ(WarpsPerSlot(2048), 1);
+  EXPECT_EQ(WarpsPerSlot(7168), 4);
   EXPECT_EQ(WarpsPerSlot(65536), 8);
 }
 
