@@ -102,12 +102,11 @@ float F16ToF32(std::uint16_t bits) {
 }
 
 float F8E4M3ToF32(std::uint8_t code) {
-  const float sign = (code & 0x80u) != 0 ? -1.0f : 1.0f;
-  const int exponent = (code >> 3) & 15;
-  const int mantissa = code & 7;
+  const std::uint32_t sign = (code & 0x80u) << 24;
+  const std::uint32_t exponent = (code >> 3) & 15, mantissa = code & 7;
   if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -9);
-  return sign * std::ldexp(static_cast<float>(mantissa + 8), exponent - 10);
+  if (exponent == 0) return std::copysign(static_cast<float>(mantissa) * 0x1p-9f, std::bit_cast<float>(sign));
+  return std::bit_cast<float>(sign | (exponent + 120) << 23 | mantissa << 20);
 }
 
 float F4E2M1ToF32(std::uint8_t code) {
@@ -117,7 +116,8 @@ float F4E2M1ToF32(std::uint8_t code) {
 }
 
 float E8M0ToF32(std::uint8_t code) {
-  return code == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, code - 127);
+  if (code == 255) return std::numeric_limits<float>::quiet_NaN();
+  return code == 0 ? 0x1p-127f : std::bit_cast<float>(std::uint32_t{code} << 23);
 }
 
 }  // namespace expertd

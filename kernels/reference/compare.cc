@@ -55,7 +55,6 @@ LayerRows Pick(const LayerRows& rows, const std::vector<std::int64_t>& which, co
 
 std::vector<std::int64_t> RowsRoutedDifferently(std::int64_t n, const Answer& got, const Answer& want) {
   std::vector<std::int64_t> rows;
-  if (got.topk_ids.empty() || want.topk_ids.empty()) return rows;
   const std::int64_t got_k = Width(got.topk_ids.size(), n), want_k = Width(want.topk_ids.size(), n);
   for (std::int64_t i = 0; i < n; ++i) {
     if (!SameRouting(Row(got.topk_ids, i, got_k), Row(got.topk_weights, i, got_k), Row(want.topk_ids, i, want_k),
@@ -111,9 +110,9 @@ bool SameRouting(absl::Span<const std::int32_t> got_ids, absl::Span<const double
 }
 
 Comparison Compare(const LayerRows& rows, const Answer& got, const Answer& want, const LayerSource* source) {
-  const std::vector<std::int64_t> different =
-      rows.k > 0 ? std::vector<std::int64_t>() : RowsRoutedDifferently(rows.n, got, want);
-  std::vector<std::int64_t> ties;
+  const bool routed = rows.k == 0 && !got.topk_ids.empty() && !want.topk_ids.empty();
+  std::vector<std::int64_t> different, ties;
+  if (routed) different = RowsRoutedDifferently(rows.n, got, want);
   if (source != nullptr && !different.empty()) ties = Ties(*source, rows, different);
 
   std::vector<double> output = want.output;
@@ -125,6 +124,7 @@ Comparison Compare(const LayerRows& rows, const Answer& got, const Answer& want,
     }
   }
   Comparison c = CompareOutputs(rows.n, got.output, output);
+  c.routing_rows = routed ? rows.n : 0;
   c.routing_ties = static_cast<std::int64_t>(ties.size());
   c.routing_mismatches = static_cast<std::int64_t>(different.size() - ties.size());
   for (const std::int64_t row : different) {

@@ -14,7 +14,8 @@ struct Comparison {
   double relative_error = 0;  // ||got - want|| / ||want|| over all rows; infinite when a difference is not finite
   std::int64_t worst_row = -1;
   double worst_row_error = 0;           // relative to the norm of that row
-  std::int64_t routing_mismatches = 0;  // rows that chose other experts or weights, beyond f32 rounding
+  std::int64_t routing_rows = 0;        // rows whose routing was compared
+  std::int64_t routing_mismatches = 0;  // of those: rows that chose other experts or weights, beyond f32 rounding
   std::int64_t first_mismatch = -1;     // row
   std::int64_t routing_ties = 0;        // rows whose choice is within rounding and differs
 

@@ -57,7 +57,9 @@ absl::StatusOr<IoFile> ReadIoFile(const std::string& path) {
   const SafetensorsFile& file = **opened;
   const TensorEntry* const rows = file.Find("hidden_states");
   if (rows == nullptr) return Wrong(file, "hidden_states", "is missing");
-  if (rows->shape.size() != 2 || rows->shape[1] < 1) return Wrong(file, "hidden_states", "is not [N, D]");
+  if (rows->shape.size() != 2 || rows->shape[0] < 1 || rows->shape[1] < 1) {
+    return Wrong(file, "hidden_states", absl::StrCat("shape ", ShapeText(rows->shape), " is not [N, D]"));
+  }
   if (rows->dtype != DType::kBF16 && rows->dtype != DType::kF32) {
     return Wrong(file, "hidden_states", "is neither bf16 nor f32");
   }

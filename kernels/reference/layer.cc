@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <utility>
 
 #include "kernels/reference/loops.h"
@@ -17,7 +16,12 @@ void Decode(const WeightView& weight, std::int64_t row, std::vector<double>& val
   for (std::int64_t i = 0; i < weight.in; ++i) values[i] = weight.At(row, i);
 }
 
-double Dot(const std::vector<double>& a, const double* b) { return std::inner_product(a.begin(), a.end(), b, 0.0); }
+// Four sums, so that one addition does not wait for the last.
+double Dot(const std::vector<double>& a, const double* b) {
+  double sums[4] = {};
+  for (std::size_t i = 0; i < a.size(); ++i) sums[i % 4] += a[i] * b[i];
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
 
 double At(const VectorView& vector, std::int64_t i) { return vector.empty() ? 0.0 : vector.At(i); }
 

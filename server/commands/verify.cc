@@ -167,8 +167,13 @@ absl::StatusOr<std::vector<Check>> CheckLayer(const VerifyOptions& options, cons
 
 void PrintCheck(std::int64_t layer, const Check& check, double tolerance) {
   const reference::Comparison& r = check.result;
-  absl::PrintF("layer %3d  %-13s  %4d rows  relative error %.2e  worst row %d (%.2e)  routing mismatches %d", layer,
-               check.name, check.rows, r.relative_error, r.worst_row, r.worst_row_error, r.routing_mismatches);
+  absl::PrintF("layer %3d  %-13s  %4d rows  relative error %.2e  worst row %d (%.2e)", layer, check.name, check.rows,
+               r.relative_error, r.worst_row, r.worst_row_error);
+  if (r.routing_rows > 0) {
+    absl::PrintF("  routing mismatches %d", r.routing_mismatches);
+  } else if (check.name == "file") {
+    absl::PrintF("  routing not in the file");
+  }
   if (r.first_mismatch >= 0) absl::PrintF(" (first: row %d)", r.first_mismatch);
   if (r.routing_ties > 0) absl::PrintF("  ties %d", r.routing_ties);
   absl::PrintF("  %s\n", r.Within(tolerance) ? "ok" : "FAILED");
@@ -182,6 +187,7 @@ nlohmann::json ToJson(const Check& check, double tolerance) {
           {"relative_error", r.relative_error},  // null when it is not finite
           {"worst_row", r.worst_row},
           {"worst_row_error", r.worst_row_error},
+          {"routing_rows", r.routing_rows},
           {"routing_mismatches", r.routing_mismatches},
           {"first_mismatch", r.first_mismatch},
           {"routing_ties", r.routing_ties},

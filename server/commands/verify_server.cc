@@ -148,7 +148,6 @@ class ServerSubjects final : public VerifySubjects {
   absl::Status Ask(Method method, const Request& request, Response& response) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kConnectTimeout);
-    context.set_wait_for_ready(true);
     const grpc::Status status = ((*stub_).*method)(&context, request, &response);
     if (status.ok()) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat("endpoint: ", endpoint_, ": ", status.error_message()));

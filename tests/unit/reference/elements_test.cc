@@ -38,5 +38,23 @@ TEST(ElementsTest, EveryTypeReadsBackWhatWasWritten) {
   EXPECT_TRUE(In(static_cast<const float*>(nullptr)).empty());
 }
 
+// Every code of the small formats, by their definition.
+TEST(SmallFormatsTest, DecodeByDefinition) {
+  for (int code = 0; code < 256; ++code) {
+    const auto byte = static_cast<std::uint8_t>(code);
+    const int exponent = code >> 3 & 15, mantissa = code & 7;
+    const double magnitude = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+    if ((code & 0x7f) == 0x7f) {
+      EXPECT_TRUE(std::isnan(F8E4M3ToF32(byte)));
+    } else {
+      EXPECT_EQ(F8E4M3ToF32(byte), code < 128 ? magnitude : -magnitude) << code;
+      EXPECT_EQ(std::signbit(F8E4M3ToF32(byte)), code >= 128) << code;
+    }
+    if (code == 255) continue;
+    EXPECT_EQ(E8M0ToF32(byte), std::ldexp(1.0, code - 127)) << code;
+  }
+  EXPECT_TRUE(std::isnan(E8M0ToF32(255)));
+}
+
 }  // namespace
 }  // namespace expertd::reference
