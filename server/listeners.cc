@@ -30,6 +30,9 @@ class WithoutPlugins : public grpc::ServerBuilderOption {
 // Reflection is synchronous: its threads are the only ones that calls can multiply.
 constexpr int kReflectionThreads = 4;
 
+// A call that arrives while the server stops is still told why (UNAVAILABLE) instead of being cut off (CANCELLED).
+constexpr std::chrono::milliseconds kLastRefusals{250};
+
 absl::Status CannotListen(absl::string_view address, absl::string_view reason) {
   return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", reason));
 }
@@ -101,7 +104,7 @@ absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Se
 }
 
 void GrpcListener::Stop() {
-  if (server) server->Shutdown(std::chrono::system_clock::now());
+  if (server) server->Shutdown(std::chrono::system_clock::now() + kLastRefusals);
   server.reset();
 }
 

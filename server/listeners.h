@@ -31,7 +31,7 @@ struct GrpcListener {
   std::unique_ptr<grpc::Server> server;
   std::string address;  // as bound
 
-  // Cancels what is in progress and waits for it.
+  // Cancels what is in progress after a moment in which calls can still be refused, and waits for it.
   void Stop();
 };
 

@@ -1,7 +1,9 @@
 // expertd: see README.md.
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "server/commands/inspect.h"
 #include "server/commands/serve.h"
+#include "server/commands/synth.h"
 #include "server/commands/verify.h"
 #include "server/lifecycle.h"
 #include "server/server.h"
@@ -16,7 +18,9 @@ int main(int argc, char** argv) {
   });
   int exit_code = expertd::kExitOk;
   expertd::AddServeCommand(app, &exit_code);
+  expertd::AddInspectCommand(app, &exit_code);
   expertd::AddVerifyCommand(app, &exit_code);
+  expertd::AddSynthCommand(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

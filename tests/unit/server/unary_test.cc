@@ -230,7 +230,9 @@ TEST_F(UnaryTest, ManyCallersShareBatches) {
   std::vector<std::thread> callers;
   std::atomic<int> shared = 0;
   for (std::uint64_t id = 1; id <= 8; ++id) {
-    if (id == 2) ASSERT_TRUE(engine_->WaitForBatches(1));
+    if (id == 2) {
+      ASSERT_TRUE(engine_->WaitForBatches(1));
+    }
     callers.emplace_back([&, id] {
       const v1::ForwardRequest request = MakeRequest(id, static_cast<std::int64_t>(id));
       v1::ForwardResponse response;
