@@ -3,7 +3,6 @@
 // there into another, which is the answer. Buffers come from a pool, as expertd's do.
 //
 //   wire_echo        prints "listening on 127.0.0.1:PORT", serves until a signal ends it
-#include <grpcpp/server_builder.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -14,6 +13,7 @@
 
 #include "expertd/v1/expertd.grpc.pb.h"
 #include "kernels/base/mutex.h"
+#include "server/listeners.h"
 
 namespace {
 
@@ -149,16 +149,9 @@ class EchoService final : public Base {
 
 int main() {
   EchoService service;
-  int port = 0;
-  grpc::ServerBuilder builder;
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder.SetMaxSendMessageSize(kMaxMessageBytes);
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(&service);
-  const auto server = builder.BuildAndStart();
-  if (server == nullptr) return 1;
-  std::printf("listening on 127.0.0.1:%d\n", port);
+  const auto listener = expertd::Listen({.address = "127.0.0.1:0", .max_message_bytes = kMaxMessageBytes}, &service);
+  if (!listener.ok()) return 1;
+  std::printf("listening on %s\n", listener->address.c_str());
   std::fflush(stdout);
   for (;;) pause();  // until a signal ends the process
 }
