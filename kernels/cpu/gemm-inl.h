@@ -9,8 +9,9 @@ namespace expertd::cpu {
 namespace {
 
 #define EXPERTD_INLINE inline __attribute__((always_inline))
-// A line this far ahead in the stream of weights is on its way while one is computed.
-constexpr int kPrefetchBytes = 4096;
+// The codes of this many pairs ahead are on their way while one pair is computed: far enough for the memory's latency,
+// near enough for the first-level cache. Measured: half or twice as far costs a tenth of the bandwidth and more.
+constexpr int kPrefetchPairs = 32;
 
 // Formats: Pairs gives two k's of kLanes outputs as bf16 pairs; Value gives one k of them in f32.
 template <class V, PackedFormat kFormat>
@@ -65,7 +66,7 @@ EXPERTD_INLINE void AccumulateF32(const Group& group, int first,
   for (int pair = 0; pair < group.pairs; ++pair, codes += kPairBytes, rows += 2 * sizeof(float)) {
 #pragma GCC unroll 8
     for (int line = 0; line < kPairBytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchBytes + line, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchPairs * kPairBytes + line, _MM_HINT_T0);
     }
 #pragma GCC unroll 4
     for (int unit = 0; unit < kUnits; ++unit) {
@@ -95,7 +96,7 @@ EXPERTD_INLINE void AccumulateBf16(const Group& group, int first, typename V::F 
   for (int pair = 0; pair < group.pairs; ++pair, codes += kPairBytes, rows += 4) {
 #pragma GCC unroll 4
     for (int line = 0; line < kPairBytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchBytes + line, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchPairs * kPairBytes + line, _MM_HINT_T0);
     }
     typename V::I weights[kUnits];
 #pragma GCC unroll 4

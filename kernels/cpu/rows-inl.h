@@ -35,15 +35,13 @@ typename V::F Sigmoid(typename V::F x) {
   return V::Div(one, V::Add(one, Exp<V>(V::Sub(V::Set1(0.0f), x))));
 }
 
-// erf with an absolute error below 2e-7: Abramowitz and Stegun 7.1.26.
+// erfc of z >= 0 with an absolute error below 2e-7: Abramowitz and Stegun 7.1.26.
 template <class V>
-typename V::F Erf(typename V::F x) {
-  const typename V::F one = V::Set1(1.0f), z = V::Abs(x);
+typename V::F Erfc(typename V::F z) {
+  const typename V::F one = V::Set1(1.0f);
   const typename V::F t = V::Div(one, V::Fma(V::Set1(0.3275911f), z, one));
   constexpr float kCoefficients[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
-  const typename V::F tail =
-      V::Mul(V::Mul(Polynomial<V>(kCoefficients, t), t), Exp<V>(V::Mul(V::Sub(V::Set1(0.0f), z), z)));
-  return V::CopySign(V::Sub(one, tail), x);
+  return V::Mul(V::Mul(Polynomial<V>(kCoefficients, t), t), Exp<V>(V::Mul(V::Sub(V::Set1(0.0f), z), z)));
 }
 
 template <class V, Activation kActivation>
@@ -52,8 +50,10 @@ typename V::F Gated(typename V::F gate, typename V::F up, const ActivateArgs& ar
   if constexpr (kActivation == Activation::kSilu) {
     return V::Mul(V::Mul(gate, Sigmoid<V>(gate)), up);
   } else if constexpr (kActivation == Activation::kGelu) {
-    const F half = V::Mul(V::Set1(0.5f), gate);
-    return V::Mul(V::Fma(half, Erf<V>(V::Mul(gate, V::Set1(0.70710678f))), half), up);
+    // x (1 + erf(x / sqrt 2)) / 2 = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2: nothing cancels on either side
+    const F size = V::Abs(gate);
+    const F tail = V::Mul(V::Mul(V::Set1(0.5f), size), Erfc<V>(V::Mul(size, V::Set1(0.70710678f))));
+    return V::Mul(V::Sub(V::Max(V::Set1(0.0f), gate), tail), up);
   } else if constexpr (kActivation == Activation::kGeluTanh) {
     // (1 + tanh u) / 2 = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
     const F inner = V::Fma(V::Mul(V::Set1(0.044715f), V::Mul(gate, gate)), gate, gate);

@@ -32,7 +32,6 @@ struct Avx2 {
   static F Min(F a, F b) { return _mm256_min_ps(a, b); }  // b where either is NaN
   static F Max(F a, F b) { return _mm256_max_ps(a, b); }  // b where either is NaN
   static F Abs(F x) { return _mm256_andnot_ps(Set1(-0.0f), x); }
-  static F CopySign(F x, F sign) { return _mm256_or_ps(Abs(x), _mm256_and_ps(Set1(-0.0f), sign)); }
   static F Round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F PowerOfTwo(F n) {  // of whole n in [-126, 127]
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));

@@ -30,7 +30,6 @@ struct Avx512 {
   static F Min(F a, F b) { return _mm512_min_ps(a, b); }  // b where either is NaN
   static F Max(F a, F b) { return _mm512_max_ps(a, b); }  // b where either is NaN
   static F Abs(F x) { return _mm512_abs_ps(x); }
-  static F CopySign(F x, F sign) { return _mm512_or_ps(Abs(x), _mm512_and_ps(Set1(-0.0f), sign)); }
   static F Round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F PowerOfTwo(F n) {  // of whole n in [-126, 127]
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
