@@ -32,6 +32,17 @@ __device__ void WalkSlots(const ExpertSortLaunch& launch, int warp, const Visit&
   }
 }
 
+// The lanes whose bin is this lane's, by one vote for each bit: match_any takes longer the more bins differ.
+__device__ unsigned LanesOf(int bin, int bins) {
+  unsigned same = kAllLanes;
+#pragma unroll 1
+  for (int bit = 1; bit <= bins; bit *= 2) {  // bin + 1 <= bins
+    const bool set = (bin + 1 & bit) != 0;
+    const unsigned votes = __ballot_sync(kAllLanes, set);
+    same &= set ? votes : ~votes;
+  }
+  return same;
+}
 __device__ bool IsLowest(unsigned lanes) { return __ffs(lanes) - 1 == threadIdx.x % 32; }
 __device__ int RankIn(unsigned lanes) { return __popc(lanes & ((1u << threadIdx.x % 32) - 1)); }
 
@@ -201,7 +212,7 @@ __global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_cons
   __syncthreads();
   if (warp < launch.config.warps) {
     WalkSlots(launch, warp, [&](std::int64_t slot, int bin) {
-      const unsigned same = __match_any_sync(kAllLanes, bin);
+      const unsigned same = LanesOf(bin, static_cast<int>(launch.bins));
       // In 64 bits: over a large capacity, a position that will be refused need not fit in 32.
       std::int64_t position = bin < 0 ? -1 : std::int64_t{shared.first[bin]} + own[bin] + RankIn(same);
       __syncwarp();

@@ -146,9 +146,11 @@ class WarpTile {
       : warp_m_(threadIdx.x / 32 % T::kShape.warps_m),
         warp_n_(threadIdx.x / 32 / T::kShape.warps_m),
         weight_byte_((warp_m_ * T::kBlocksM * 16 + Lane() % 8 / 2 * 8 + Lane() / 8 % 2 * 2 + Lane() % 2) * kRowBytes),
-        token_byte_((T::kWeights + first_token() + (T::kBlocksN > 1 ? Lane() / 16 * 8 : 0) + Lane() % 8) * kRowBytes) {}
+        token_byte_((T::kWeights + FirstToken(T::kBlocksN > 1 ? Lane() / 16 : 0) + Lane() % 8) * kRowBytes) {}
 
-  __device__ int first_token() const { return warp_n_ * T::kBlocksN * 8; }
+  // Blocks of this warp that hold any of `tokens` tokens. The warps take blocks of 8 in turn, so that the last tile of
+  // an expert costs all of them what its tokens cost, and not some of them a full tile.
+  __device__ int BlocksFor(int tokens) const { return (tokens - warp_n_ * 8 + kTokenStride - 1) / kTokenStride; }
 
   __device__ void Clear() {
 #pragma unroll
@@ -174,16 +176,21 @@ class WarpTile {
     } else {
 #pragma unroll
       for (int n = 0; n < T::kBlocksN; n += 2) {
-        LoadMatrices4(tokens + n * 8 * kRowBytes, b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
+        LoadMatrices4(tokens + n * kTokenStride * kRowBytes, b[n][0], b[n][1], b[n + 1][0], b[n + 1][1]);
       }
     }
   }
 
-  __device__ void Multiply(int step) {
+  // The first `blocks` blocks of tokens.
+  __device__ void Multiply(int step, int blocks) {
+    if (blocks >= T::kBlocksN) {
 #pragma unroll
-    for (int m = 0; m < T::kBlocksM; ++m) {
+      for (int n = 0; n < T::kBlocksN; ++n) MultiplyBlock(step, n);
+    } else {
 #pragma unroll
-      for (int n = 0; n < T::kBlocksN; ++n) MultiplyAdd(sum_[m][n], a_[step % 2][m], b_[step % 2][n]);
+      for (int n = 0; n < T::kBlocksN - 1; ++n) {
+        if (n < blocks) MultiplyBlock(step, n);
+      }
     }
   }
 
@@ -193,7 +200,7 @@ class WarpTile {
         std::int64_t{tile.weight_tile} * T::kWeights + warp_m_ * T::kBlocksM * 16 + Lane() % 4 * 8;
 #pragma unroll
     for (int n = 0; n < T::kBlocksN; ++n) {
-      const int token = first_token() + n * 8 + Lane() / 4;
+      const int token = FirstToken(n) + Lane() / 4;
       const int position = tile.first_position + token;
       const bool wanted = token < tile.positions && (launch.gather == nullptr || launch.gather[position] >= 0);
       bf16* const row = static_cast<bf16*>(launch.out) + position * launch.out_features;
@@ -211,6 +218,15 @@ class WarpTile {
   }
 
  private:
+  static constexpr int kTokenStride = T::kShape.warps_n * 8;  // from a warp's block to its next
+
+  __device__ int FirstToken(int block) const { return block * kTokenStride + warp_n_ * 8; }
+
+  __device__ void MultiplyBlock(int step, int n) {
+#pragma unroll
+    for (int m = 0; m < T::kBlocksM; ++m) MultiplyAdd(sum_[m][n], a_[step % 2][m], b_[step % 2][n]);
+  }
+
   __device__ static void WriteFeatures(bf16* row, std::int64_t feature, std::int64_t features,
                                        const Pack<bf16, 8>& pack) {
     if (features % 8 == 0) {
@@ -259,7 +275,7 @@ __global__ void __launch_bounds__(Tile<kTile>::kThreads, Tile<kTile>::kShape.blo
   int slot = 0;
   for (std::int64_t index = blockIdx.x; index < schedule.tiles(); index += gridDim.x) {
     const GroupTile tile = schedule.At(index);
-    const bool has_tokens = warp.first_token() < tile.positions;
+    const int blocks = warp.BlocksFor(tile.positions);
     warp.Clear();
     for (std::int64_t k = 0; k < launch.in; k += kGemmK) {
       const std::uint32_t stage = shared + slot * T::kStageBytes;
@@ -273,10 +289,10 @@ __global__ void __launch_bounds__(Tile<kTile>::kThreads, Tile<kTile>::kShape.blo
           warp.Fetch(shared + slot * T::kStageBytes, 0);
           loader.LoadStage();
         }
-        if (has_tokens) warp.Multiply(step);
+        warp.Multiply(step, blocks);
       }
     }
-    if (has_tokens) warp.Write(launch, tile);
+    warp.Write(launch, tile);
   }
 }
 

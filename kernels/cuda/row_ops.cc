@@ -67,7 +67,6 @@ absl::Status FusedRoutingWeightGrad(const FusedRoutingWeightGradArgs& args, Stre
   const RoutingWeightGradLaunch launch = {.n = args.n,
                                           .d = args.d,
                                           .k = args.k,
-                                          .warps_per_slot = WarpsPerSlot(args.d),
                                           .element = element,
                                           .vectorised = Vectorised(args.d, element, {args.expert_out, args.grad_out}),
                                           .expert_out = args.expert_out,

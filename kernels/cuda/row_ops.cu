@@ -141,43 +141,49 @@ __global__ void __launch_bounds__(kThreads)
   if (slot < slots && slot_row[slot] >= 0) marks[slot_row[slot]] = 1;
 }
 
+// A block takes one row of grad_out, reads it once for every kInFlight slots, and keeps their sums apart: first those
+// of each thread, then over the warp, then over the warps.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads)
-    RoutingWeightGradKernel(std::int64_t slots, std::int64_t d, int k, int warps_per_slot,
-                            const T* __restrict__ expert_out, const T* __restrict__ grad_out,
+    RoutingWeightGradKernel(std::int64_t d, int k, const T* __restrict__ expert_out, const T* __restrict__ grad_out,
                             const std::int32_t* __restrict__ slot_row, float* __restrict__ grad_weights) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, part = warp % warps_per_slot;
-  const std::int64_t slot = std::int64_t{blockIdx.x} * (kWarps / warps_per_slot) + warp / warps_per_slot;
-  const std::int64_t row = slot < slots ? slot_row[slot] : -1;
-  float sum = 0;
-  if (row >= 0) {
-    const T* const a = expert_out + row * d;
-    const T* const b = grad_out + slot / k * d;
-    const std::int64_t step = warps_per_slot * 32 * N;
-    for (std::int64_t first = (part * 32 + lane) * N; first < d; first += kInFlight * step) {
-      Pack<T, N> x[kInFlight], y[kInFlight];
+  __shared__ float parts[kInFlight][kWarps];
+  const std::int64_t n = blockIdx.x;
+  for (int first = 0; first < k; first += kInFlight) {
+    std::int32_t row[kInFlight];
+    float sum[kInFlight] = {};
 #pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        if (first + i * step >= d) break;
-        x[i] = LoadPack<T, N>(a + first + i * step), y[i] = LoadPack<T, N>(b + first + i * step);
+    for (int j = 0; j < kInFlight; ++j) row[j] = first + j < k ? slot_row[n * k + first + j] : -1;
+    for (std::int64_t column = std::int64_t{threadIdx.x} * N; column < d; column += kThreads * N) {
+      const Pack<T, N> grad = LoadPack<T, N>(grad_out + n * d + column);
+      Pack<T, N> value[kInFlight];
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j) {
+        if (row[j] >= 0) value[j] = LoadPack<T, N>(expert_out + row[j] * d + column);
       }
+      float x[N];
+      Unpack(grad, x);
 #pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        if (first + i * step >= d) break;
-        float p[N], q[N];
-        Unpack(x[i], p), Unpack(y[i], q);
+      for (int j = 0; j < kInFlight; ++j) {
+        if (row[j] < 0) continue;
+        float y[N];
+        Unpack(value[j], y);
 #pragma unroll
-        for (int j = 0; j < N; ++j) sum = fmaf(p[j], q[j], sum);
+        for (int i = 0; i < N; ++i) sum[j] = fmaf(x[i], y[i], sum[j]);
       }
     }
-  }
-  __shared__ float parts[kWarps];
-  sum = WarpSum(sum);
-  if (lane == 0) parts[warp] = sum;
-  __syncthreads();
-  if (lane == 0 && part == 0 && slot < slots) {
-    for (int i = 1; i < warps_per_slot; ++i) sum += parts[warp + i];
-    grad_weights[slot] = sum;
+#pragma unroll
+    for (int j = 0; j < kInFlight; ++j) {
+      const float warp_sum = WarpSum(sum[j]);
+      if (threadIdx.x % 32 == 0) parts[j][threadIdx.x / 32] = warp_sum;
+    }
+    __syncthreads();
+    if (threadIdx.x < kInFlight && first + threadIdx.x < k) {
+      float total = 0;
+      for (int warp = 0; warp < kWarps; ++warp) total += parts[threadIdx.x][warp];
+      grad_weights[n * k + first + threadIdx.x] = total;
+    }
+    __syncthreads();
   }
 }
 
@@ -225,12 +231,9 @@ int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream_handle) {
 
 int LaunchRoutingWeightGrad(const RoutingWeightGradLaunch& launch, void* stream) {
   return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
-    const std::int64_t slots = launch.n * launch.k;
-    RoutingWeightGradKernel<T, N>
-        <<<Blocks(slots, kWarps / launch.warps_per_slot), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-            slots, launch.d, static_cast<int>(launch.k), launch.warps_per_slot,
-            static_cast<const T*>(launch.expert_out), static_cast<const T*>(launch.grad_out), launch.slot_row,
-            launch.grad_weights);
+    RoutingWeightGradKernel<T, N><<<static_cast<unsigned>(launch.n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        launch.d, static_cast<int>(launch.k), static_cast<const T*>(launch.expert_out),
+        static_cast<const T*>(launch.grad_out), launch.slot_row, launch.grad_weights);
     return cudaGetLastError();
   });
 }

@@ -46,7 +46,6 @@ int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream);
 // grad_weights[s] = dot(expert_out[slot_row[s]], grad_out[s / k]), or 0 where slot_row is -1.
 struct RoutingWeightGradLaunch {
   std::int64_t n = 0, d = 0, k = 0;
-  int warps_per_slot = 1;  // 1, 2, 4 or 8: decides the order of additions, so it depends on D alone
   Element element = Element::kBF16;
   bool vectorised = false;
   const void* expert_out = nullptr;

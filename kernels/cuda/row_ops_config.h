@@ -10,9 +10,4 @@ namespace expertd::cuda {
 inline constexpr std::int64_t kMaxScannedSlots = 2048;
 constexpr bool ScanSlots(std::int64_t slots) { return slots <= kMaxScannedSlots; }
 
-// Warps that share one dot product of D elements: few, so that each has up to eight loads in flight and little to add
-// up with the others; enough that a long row takes one or two rounds. A function of D alone, since it decides the order
-// of additions.
-constexpr int WarpsPerSlot(std::int64_t d) { return d <= 2048 ? 1 : d <= 4096 ? 2 : d <= 8192 ? 4 : 8; }
-
 }  // namespace expertd::cuda

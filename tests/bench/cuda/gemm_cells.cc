@@ -60,16 +60,16 @@ void Forward(Timer& timer, const Layer& l, const Weights& weights, std::int64_t 
                kReadBandwidth, [&](cuda::Stream stream) { return cuda::FusedMoeForward(args, workspace, stream); });
 }
 
-// The first product of the layer at N = kMany, with a tile of choice.
-void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, cuda::GemmTile tile) {
-  const std::int64_t slots = kMany * l.k;
-  std::vector<std::int32_t> ids = testing::RoutedIds(kMany, l.e, l.k), gather(ids.size()), offsets(l.e + 1);
+// The first product of the layer, with a tile of choice: what ChooseGemmTile is made from.
+void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n, cuda::GemmTile tile) {
+  const std::int64_t slots = n * l.k;
+  std::vector<std::int32_t> ids = testing::RoutedIds(n, l.e, l.k), gather(ids.size()), offsets(l.e + 1);
   std::iota(gather.begin(), gather.end(), 0);
   std::stable_sort(gather.begin(), gather.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
   for (const std::int32_t id : ids) ++offsets[id + 1];
   std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
   const DeviceArray<std::int32_t> device_gather(gather), device_offsets(offsets);
-  const DeviceArray<std::byte> rows = RandomBf16(kMany * l.d * 2, 1.0f), out(slots * 2 * l.f * 2);
+  const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(slots * 2 * l.f * 2);
   cuda::GroupedGemmLaunch launch = {.positions = slots, .experts = l.e, .in = l.d, .out_features = 2 * l.f};
   launch.tile = tile;
   launch.blocks = cuda::GemmBlocks(tile, slots, l.e, 2 * l.f, *cuda::CurrentDevice());
@@ -118,8 +118,11 @@ void RunGemmCells(Timer& timer) {
   for (const Layer& layer : kLayers) {
     {
       const Weights weights(layer);
-      for (const cuda::GemmTile tile : {cuda::GemmTile::k128x128, cuda::GemmTile::k256x128}) {
-        GroupedGemm(timer, layer, weights, tile);
+      for (const std::int64_t n : {std::int64_t{512}, std::int64_t{2048}, kMany}) {
+        for (const cuda::GemmTile tile :
+             {cuda::GemmTile::k64x32, cuda::GemmTile::k128x64, cuda::GemmTile::k128x128, cuda::GemmTile::k256x128}) {
+          GroupedGemm(timer, layer, weights, n, tile);
+        }
       }
       for (const std::int64_t n : kRows) Forward(timer, layer, weights, n);
     }

@@ -46,11 +46,9 @@ TEST(TopkRoutingConfigTest, AWarpHoldsUpTo512Experts) {
   EXPECT_EQ(RoutingValuesPerLane(256, 64), 0) << "a lane looks at one group";
 }
 
-TEST(RowOpsConfigTest, WarpsOfADotProductDependOnTheRowAlone) {
-  EXPECT_EQ(WarpsPerSlot(1), 1);
-  EXPECT_EQ(WarpsPerSlot(2048), 1);
-  EXPECT_EQ(WarpsPerSlot(7168), 4);
-  EXPECT_EQ(WarpsPerSlot(65536), 8);
+TEST(RowOpsConfigTest, ManySlotsAreMarkedInsteadOfScanned) {
+  EXPECT_TRUE(ScanSlots(kMaxScannedSlots));
+  EXPECT_FALSE(ScanSlots(kMaxScannedSlots + 1));
 }
 
 TEST(GroupedGemmConfigTest, TilesGrowWithTheRowsOfAnExpert) {
