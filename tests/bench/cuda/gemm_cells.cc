@@ -79,8 +79,8 @@ void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, std::int6
   timer.Report(
       {.op = "moe_grouped_gemm",
        .shape = std::string(l.name) + " tile " + std::to_string(shape.weights) + "x" + std::to_string(shape.tokens),
-       .rows = kMany,
-       .bytes = 4.0 * l.e * l.f * l.d + 2.0 * kMany * l.d + 4.0 * slots * l.f,
+       .rows = n,
+       .bytes = 4.0 * testing::ExpertsHit(ids) * l.f * l.d + 2.0 * n * l.d + 4.0 * slots * l.f,
        .flops = 4.0 * slots * l.f * l.d},
       kReadBandwidth, [&](cuda::Stream stream) {
         return cuda::FromCuda(cuda::LaunchGroupedGemm(launch, stream.handle), "moe_grouped_gemm");
