@@ -191,7 +191,8 @@ void ForwardStream::Advance() {
     if (actions.read) StartRead(&incoming_);
     if (actions.write) {
       WriteStarts();
-      StartWrite(&outgoing_);
+      // What follows at once goes to the socket together with it.
+      StartWrite(&outgoing_, actions.more ? grpc::WriteOptions().set_buffer_hint() : grpc::WriteOptions());
     }
     if (actions.finish) {
       Finish(ToGrpcStatus(*actions.finish, nullptr));
@@ -209,6 +210,7 @@ ForwardStream::Actions ForwardStream::Next() {
     outgoing_.Swap(&answers_.front());
     answers_.pop_front();
     writing_ = actions.write = true;
+    actions.more = !answers_.empty();
   }
   // Answers count too: who does not read them is not read from.
   const auto held = static_cast<std::int64_t>(in_flight_.size() + answers_.size()) + (writing_ ? 1 : 0);

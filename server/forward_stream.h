@@ -40,6 +40,7 @@ class ForwardStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   struct Actions {
     bool read = false;
     bool write = false;
+    bool more = false;  // another answer is waiting behind the one to write
     std::optional<absl::Status> finish;
   };
 

@@ -4,7 +4,7 @@
 // server can differ more than the servers do; the two of a pair share the machine's mood). Prints the median ratio of
 // throughputs with its spread, and the difference of the median latencies with one request in flight.
 //
-//   wire_bench [--pairs N] [--connections N] [--in-flight N] [--window-ms N] [--json FILE]
+//   wire_bench [--pairs N] [--connections N] [--in-flight N] [--window-ms N] [--kib N ...] [--mode M] [--json FILE]
 #include <grpc/grpc.h>
 #include <grpcpp/create_channel.h>
 #include <unistd.h>
@@ -34,14 +34,14 @@ using testing::Process;
 using testing::ServerProcess;
 using Channels = std::vector<std::shared_ptr<grpc::Channel>>;
 
-constexpr std::int64_t kSizes[] = {16 << 10, 256 << 10, 2 << 20};
-
 struct Flags {
   std::string bin_dir = EXPERTD_BIN_DIR;
   int pairs = 7;
   int connections = 1;
   int in_flight = 4;
   int window_ms = 500;
+  std::vector<std::int64_t> kib = {16, 256, 2048};
+  std::string mode = "both";
   std::string json;
 };
 
@@ -180,11 +180,13 @@ absl::Status Run(const Flags& flags, const std::string& checkpoint) {
                                  {"in_flight_per_connection", flags.in_flight},
                                  {"window_ms", flags.window_ms}};
   PrintHeader();
-  for (const std::int64_t bytes : kSizes) {
+  for (const std::int64_t kib : flags.kib) {
+    const std::int64_t bytes = kib << 10;
     const std::int64_t row_bytes = layer->hidden_size() * 2;
     const client::Request request = client::RandomRequest(*layer, bytes / row_bytes, /*pre_routed=*/false, /*seed=*/1);
     if (const absl::Status status = CheckAnswer(**client, request); !status.ok()) return status;
     for (const bool stream : {false, true}) {
+      if (flags.mode == (stream ? "unary" : "stream")) continue;
       Cell cell{.bytes = bytes, .stream = stream};
       for (int i = 0; i < flags.pairs; ++i) {
         const absl::Status status = MeasurePair(echo_channels, channels, request, flags, cell);
@@ -211,6 +213,10 @@ int Main(int argc, char** argv) {
   app.add_option("--window-ms", flags.window_ms, "Length of one measurement")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_option("--kib", flags.kib, "Sizes of the rows of a request, KiB")
+      ->check(CLI::Range(4, 16384))
+      ->capture_default_str();
+  app.add_option("--mode", flags.mode)->check(CLI::IsMember({"both", "unary", "stream"}))->capture_default_str();
   app.add_option("--json", flags.json, "Also write the numbers to this file");
   CLI11_PARSE(app, argc, argv);
 
