@@ -50,6 +50,8 @@ class CpuEngine final : public Engine {
  public:
   CpuEngine(const CpuEngineOptions& options, Isa isa, int threads, HugeBuffer workspace)
       : isa_(isa),
+        threads_(threads),
+        workspace_bytes_(options.workspace_bytes),
         row_pool_(options.row_buffer_bytes),
         workers_(threads),
         runner_(KernelsOf(isa), workers_, std::move(workspace)) {
@@ -64,13 +66,12 @@ class CpuEngine final : public Engine {
   const EngineInfo& info() const override { return info_; }
 
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
-    absl::StatusOr<std::shared_ptr<const CpuLayer>> layer = CpuLayer::Load(source, isa_, workers_.threads(), this);
+    absl::StatusOr<std::shared_ptr<const CpuLayer>> layer = CpuLayer::Load(source, isa_, threads_, this);
     if (!layer.ok()) return layer.status();
     const std::int64_t needed = BatchRunner::MinimumWorkspace(**layer);
-    if (needed > runner_.workspace_bytes()) {
-      return absl::ResourceExhaustedError(absl::StrCat("workspace_bytes: ", runner_.workspace_bytes(),
-                                                       " do not hold one row of ", source.spec().Name(), " (", needed,
-                                                       ")"));
+    if (needed > workspace_bytes_) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "workspace_bytes: ", workspace_bytes_, " do not hold one row of ", source.spec().Name(), " (", needed, ")"));
     }
     return LayerPtr(*std::move(layer));
   }
@@ -92,6 +93,8 @@ class CpuEngine final : public Engine {
   // Set at construction.
   EngineInfo info_;
   const Isa isa_;
+  const int threads_;
+  const std::int64_t workspace_bytes_;
 
   // Self-synchronised.
   cpu::RowPool row_pool_;

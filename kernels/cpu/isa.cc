@@ -21,20 +21,23 @@ bool RequestTileRegisters() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
+// Bit `bit` of register ecx (2) or edx (3) of the processor's answer to a question of subleaf 0.
+bool CpuidBit(unsigned leaf, int reg, int bit) {
+  std::array<unsigned, 4> regs{};
+  return __get_cpuid_count(leaf, 0, &regs[0], &regs[1], &regs[2], &regs[3]) != 0 && (regs[reg] >> bit & 1) != 0;
+}
+
 bool Has(Isa isa) {
   switch (isa) {
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && CpuidBit(1, 2, 29);
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     case Isa::kAvx512Bf16:
       return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
-    case Isa::kAmx: {
-      unsigned a = 0, b = 0, c = 0, d = 0;  // leaf 7: edx bit 22 AMX-BF16, bit 24 AMX-TILE
-      return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0 && (d >> 24 & 1) != 0 &&
-             RequestTileRegisters();
-    }
+    case Isa::kAmx:  // AMX-BF16, AMX-TILE
+      return CpuidBit(7, 3, 22) && CpuidBit(7, 3, 24) && RequestTileRegisters();
   }
   return false;
 }
