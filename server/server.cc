@@ -21,6 +21,10 @@
 namespace expertd {
 namespace {
 
+// When gRPC shuts down it cuts off whatever arrives in that moment (CANCELLED). So callers that call again and again
+// are refused for a while before (UNAVAILABLE), and turn away.
+constexpr std::chrono::milliseconds kRefuseFor{100};
+
 constexpr std::int64_t kSmallFieldsBytes = 64 << 10;
 constexpr std::int64_t kMaxGrpcMessageBytes = std::numeric_limits<int>::max();
 // gRPC's own limit lies so far above ours that a request which is too large for us is refused by us, with a reason.
@@ -262,7 +266,9 @@ bool Server::Drain(Clock::time_point deadline) {
   s.health.Leave();
   s.calls.BeginDrain();
   const bool answered = s.scheduler.Drain(deadline);
-  return s.calls.WaitUntilEmpty(deadline) && answered;
+  const bool ended = s.calls.WaitUntilEmpty(deadline);
+  std::this_thread::sleep_for(kRefuseFor);
+  return answered && ended;
 }
 
 const BoundAddresses& Server::addresses() const { return state_->addresses; }
