@@ -1,5 +1,6 @@
-// A data race on purpose: two threads add to one plain integer. The ThreadSanitizer build must end it with an error, which
-// proves that the sanitizer watches our code at all. Never registered with ctest: tests/run.sh runs it and expects failure.
+// A data race on purpose: two threads add to one plain integer. The ThreadSanitizer build must end it with an error,
+// which proves that the sanitizer watches our code at all. Never registered with ctest: tests/run.sh runs it and
+// expects failure.
 #include <cstdio>
 #include <thread>
 
