@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -184,6 +185,32 @@ TEST(SafetensorsFileTest, DroppedPagesReadTheSameAgain) {
     (*file)->DropPages(entry->data + first, bytes);
     EXPECT_EQ(std::memcmp(entry->data, data.data(), data.size()), 0);
   }
+}
+
+// Bytes of mapped files that this process holds in memory.
+std::int64_t ResidentFileBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("RssFile:", 0) == 0) return std::stoll(line.substr(8)) * 1024;
+  }
+  return -1;
+}
+
+TEST(SafetensorsFileTest, DroppedPagesLeaveMemory) {
+  constexpr std::int64_t kSize = 32 << 20;
+  const TempDir dir;
+  const std::string path = dir.path() + "/a.safetensors";
+  WriteFile(path,
+            RawSafetensors("{" + Entry("a", "U8", std::to_string(kSize), 0, kSize) + "}", std::string(kSize, 'x')));
+  const auto file = SafetensorsFile::Open(path);
+  ASSERT_TRUE(file.ok());
+  const TensorEntry* entry = (*file)->Find("a");
+  std::int64_t sum = 0;
+  for (std::int64_t i = 0; i < kSize; i += 4096) sum += static_cast<int>(entry->data[i]);
+  EXPECT_EQ(sum, kSize / 4096 * 'x');
+  const std::int64_t before = ResidentFileBytes();
+  (*file)->DropPages(entry->data, kSize);
+  EXPECT_GT(before - ResidentFileBytes(), kSize - (1 << 20));
 }
 
 absl::Span<const std::byte> Bytes(const std::string& text) {
