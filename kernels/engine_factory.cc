@@ -23,7 +23,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, con
   absl::string_view index_text = device;
   int index = 0;
   if (absl::ConsumePrefix(&index_text, "cuda:") && absl::SimpleAtoi(index_text, &index) && index >= 0) {
-    return absl::UnavailableError(absl::StrFormat("device: %s: this expertd was built without CUDA", device));
+    return absl::UnavailableError(absl::StrFormat("device: %s: this expertd has no CUDA engine, only cpu", device));
   }
   return absl::InvalidArgumentError(absl::StrFormat("device: '%s' is neither cpu nor cuda:<index>", device));
 }
