@@ -117,14 +117,14 @@ TEST_F(DrainTest, DestroyingABusyServerCancelsItsCalls) {
   grpc::Status status;
   std::thread caller([&] { status = Forward(MakeRequest(1, 4), &response); });
   ASSERT_TRUE(engine_->WaitForBatches(1));
+  // The server cannot end while its batch runs: the engine opens once the caller has been told.
   std::thread opener([&, engine = engine_] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    caller.join();
     engine->Open();
   });
   engine_ = nullptr;
   server_.reset();
   opener.join();
-  caller.join();
   EXPECT_FALSE(status.ok());
 }
 
