@@ -178,6 +178,10 @@ void DecodeGroup(const std::byte* codes, int pairs, std::byte* out) {
   constexpr int kPairBytes = kFormatLayout[static_cast<int>(kFormat)].pair_bytes;
   constexpr int kVectorBytes = V::kLanes * 4;
   for (int pair = 0; pair < pairs; ++pair, codes += kPairBytes, out += 256) {
+#pragma GCC unroll 2
+    for (int line = 0; line < kPairBytes; line += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + kPrefetchPairs * kPairBytes + line, _MM_HINT_T0);
+    }
 #pragma GCC unroll 4
     for (int unit = 0; unit < kPanelUnits; ++unit) {
 #pragma GCC unroll 2

@@ -21,6 +21,10 @@ struct alignas(64) TileConfig {
   std::uint8_t rows[16] = {};
 };
 
+// What was written to `memory` is there for the next tile instruction: GCC 12's intrinsics do not tell the compiler
+// that they read memory, and the stores would be dropped or moved.
+EXPERTD_INLINE void Publish(const void* memory) { __asm__ volatile("" : : "r"(memory) : "memory"); }
+
 // For row tiles of `upper` and `lower` rows; lower may be 0, its tiles are then not used.
 void Configure(int upper, int lower) {
   TileConfig config;
@@ -29,14 +33,20 @@ void Configure(int upper, int lower) {
     config.rows[tile] = static_cast<std::uint8_t>(rows[tile]);
     config.row_bytes[tile] = rows[tile] == 0 ? 0 : 64;
   }
+  Publish(&config);
   _tile_loadconfig(&config);
 }
 
-// Sums += rows . weights over a group, for one or two row tiles and two units.
+// Sums += rows . weights over a group, for one or two row tiles and two units. `fetch`: the codes come from memory.
 template <bool kTwo>
-EXPERTD_INLINE void Multiply(const Group& group, const std::byte* codes) {
+EXPERTD_INLINE void Multiply(const Group& group, const std::byte* codes, bool fetch) {
   const std::byte* lower = group.rows + kTileRows * group.row_pitch;
   for (int step = 0; step < group.pairs * 2 / kTileK; ++step) {
+    for (int pair = 0; fetch && pair < kTileK / 2; ++pair) {
+      const std::byte* ahead = codes + (step * kTileK / 2 + pair + kPrefetchPairs) * kPairRowBytes;
+      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(ahead) + 64, _MM_HINT_T0);
+    }
     _tile_loadd(6, codes + step * kTileK / 2 * kPairRowBytes, kPairRowBytes);
     _tile_loadd(7, codes + step * kTileK / 2 * kPairRowBytes + 64, kPairRowBytes);
     _tile_loadd(4, group.rows + step * kTileK * 2, group.row_pitch);
@@ -63,7 +73,7 @@ void AddScaled(const Group& group, const float* sums, int rows, int unit) {
 
 // One group for one or two row tiles. Without scales the tiles go on summing from C.
 template <bool kTwo>
-void RowTiles(const Group& group, int rows) {
+void RowTiles(const Group& group, int rows, bool fetch) {
   constexpr int kUnitsAtATime = 2;
   for (int unit = 0; unit < kPanelUnits; unit += kUnitsAtATime) {
     alignas(64) float sums[2 * kTileRows * 32];
@@ -86,7 +96,7 @@ void RowTiles(const Group& group, int rows) {
         _tile_loadd(3, lower + kUnitOuts, pitch);
       }
     }
-    Multiply<kTwo>(group, group.codes + unit * 64);
+    Multiply<kTwo>(group, group.codes + unit * 64, fetch);
     _tile_stored(0, c, pitch);
     _tile_stored(1, c + kUnitOuts, pitch);
     if constexpr (kTwo) {
@@ -112,17 +122,16 @@ void TiledRows(const PanelArgs& args, std::int64_t first, std::int64_t end, int 
     group.scales = kLayout.scale_bytes > 0 ? record : nullptr;
     group.codes = record + kLayout.scale_bytes;
     record = group.codes + group.pairs * kLayout.pair_bytes;
-    for (int line = 0; line < group.pairs * kLayout.pair_bytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(record) + line, _MM_HINT_T0);
-    }
     if constexpr (kFormat != PackedFormat::kBF16) {
       DecodeGroup<Avx512, kFormat>(group.codes, group.pairs, decoded);
+      Publish(decoded);
       group.codes = decoded;
     }
     for (std::int64_t row = first; row < end; row += upper + lower) {
       group.rows = args.rows + row * args.row_pitch + k0 * 2;
       group.c = args.c + row * args.c_pitch;
-      lower > 0 ? RowTiles<true>(group, upper + lower) : RowTiles<false>(group, upper);
+      const bool fetch = kFormat == PackedFormat::kBF16 && row == first;
+      lower > 0 ? RowTiles<true>(group, upper + lower, fetch) : RowTiles<false>(group, upper, fetch);
     }
   }
   _tile_release();
