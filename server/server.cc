@@ -265,8 +265,9 @@ bool Server::Drain(Clock::time_point deadline) {
   State& s = *state_;
   s.health.Leave();
   s.calls.BeginDrain();
-  const bool answered = s.scheduler.Drain(deadline);
+  // The calls first: what they have accepted may still be on its way to the scheduler, which would refuse it.
   const bool ended = s.calls.WaitUntilEmpty(deadline);
+  const bool answered = s.scheduler.Drain(deadline);
   std::this_thread::sleep_for(kRefuseFor);
   return answered && ended;
 }
