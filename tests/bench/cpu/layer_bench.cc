@@ -76,6 +76,10 @@ std::int64_t ProcessMemory(const std::string& key) {
 void ResetPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 struct Measured {
+  WeightFormat format = WeightFormat::kBF16;
+  std::int64_t rows = 0;
+  double bytes = 0.0;    // of the experts hit, as published
+  double work = 0.0;     // floating-point operations of the experts
   double seconds = 0.0;  // median
   double best_seconds = 0.0;
   double experts_hit = 0.0;  // mean
@@ -121,6 +125,24 @@ Measured Measure(Engine& engine, const Layer& layer, std::int64_t n, const Optio
   return measured;
 }
 
+// One line of the table and one entry of the report.
+void Print(const Measured& m, double read, double flops, nlohmann::json& report) {
+  const std::string format(WeightFormatName(m.format));
+  const double bandwidth = m.bytes / m.seconds, rate = m.work / m.seconds;
+  std::printf("%-6s %6ld %6.1f %9.0f %9.0f %8.1f %6.1f%% %9.1f %6.1f%%  %.0f/%.0f/%.0f\n", format.c_str(), m.rows,
+              m.experts_hit, m.seconds * 1e6, m.best_seconds * 1e6, bandwidth / 1e9, 100 * bandwidth / read, rate / 1e9,
+              flops > 0 ? 100 * rate / flops : 0.0, m.stages.route * 1e6, m.stages.gemm * 1e6, m.stages.combine * 1e6);
+  report["results"].push_back({{"format", format},
+                               {"rows", m.rows},
+                               {"experts_hit", m.experts_hit},
+                               {"seconds_median", m.seconds},
+                               {"seconds_best", m.best_seconds},
+                               {"bytes_per_second", bandwidth},
+                               {"read_share", bandwidth / read},
+                               {"flops_per_second", rate},
+                               {"flops_share", flops > 0 ? rate / flops : 0.0}});
+}
+
 int Main(int argc, char** argv) {
   Options options;
   CLI::App app("One MoE layer on the CPU engine, beside this machine's ceilings");
@@ -147,9 +169,8 @@ int Main(int argc, char** argv) {
   std::printf("layer: E %ld, K %ld, D %ld, F %ld\n", options.experts, options.k, options.hidden, options.intermediate);
   double read = ReadBandwidth(options.threads, 8), flops = DnnlBf16MatmulRate(8);
 
+  std::vector<Measured> all;
   nlohmann::json report = {{"engine", (*engine)->info().description}, {"results", nlohmann::json::array()}};
-  std::printf("%-6s %6s %6s %9s %9s %8s %7s %9s %7s  route/gemm/combine us\n", "format", "rows", "hit", "us", "best us",
-              "GB/s", "read", "GFLOP/s", "flops");
   for (const std::string& name : options.formats) {
     LayerSpec spec = testing::SimpleSpec(options.hidden, options.experts, options.k, options.intermediate);
     spec.expert_format = spec.shared_format = FormatNamed(name);
@@ -170,29 +191,22 @@ int Main(int argc, char** argv) {
     report["load"][name] = {
         {"published_bytes", published}, {"packed_bytes", (*layer)->weight_bytes()}, {"peak_bytes", peak}};
     for (const std::int64_t n : options.rows) {
-      const Measured m = Measure(**engine, **layer, n, options);
+      Measured m = Measure(**engine, **layer, n, options);
+      m.format = spec.expert_format;
+      m.rows = n;
+      m.bytes = PublishedBytes(spec.expert_format, per_expert * m.experts_hit);
+      m.work = 2.0 * per_expert * static_cast<double>(n * options.k);
+      all.push_back(m);
       // Neighbours on this machine only ever lower a ceiling: keep the best that was seen.
       read = std::max(read, ReadBandwidth(options.threads, 2));
-      const double bytes = PublishedBytes(spec.expert_format, per_expert * m.experts_hit);
-      const double work = 2.0 * per_expert * static_cast<double>(n * options.k);
-      std::printf("%-6s %6ld %6.1f %9.0f %9.0f %8.1f %6.1f%% %9.1f %6.1f%%  %.0f/%.0f/%.0f\n", name.c_str(), n,
-                  m.experts_hit, m.seconds * 1e6, m.best_seconds * 1e6, bytes / m.seconds / 1e9,
-                  100 * bytes / m.seconds / read, work / m.seconds / 1e9,
-                  flops > 0 ? 100 * work / m.seconds / flops : 0.0, m.stages.route * 1e6, m.stages.gemm * 1e6,
-                  m.stages.combine * 1e6);
-      std::fflush(stdout);
-      report["results"].push_back({{"format", name},
-                                   {"rows", n},
-                                   {"experts_hit", m.experts_hit},
-                                   {"seconds_median", m.seconds},
-                                   {"seconds_best", m.best_seconds},
-                                   {"bytes_per_second", bytes / m.seconds},
-                                   {"flops_per_second", work / m.seconds}});
     }
   }
   flops = std::max(flops, DnnlBf16MatmulRate(8));
   std::printf("ceilings: read %.1f GB/s, oneDNN bf16 matmul %.1f GFLOP/s, %d threads\n", read / 1e9, flops / 1e9,
               options.threads);
+  std::printf("%-6s %6s %6s %9s %9s %8s %7s %9s %7s  route/gemm/combine us\n", "format", "rows", "hit", "us", "best us",
+              "GB/s", "read", "GFLOP/s", "flops");
+  for (const Measured& m : all) Print(m, read, flops, report);
   report["ceilings"] = {
       {"read_bytes_per_second", read}, {"dnnl_bf16_flops_per_second", flops}, {"threads", options.threads}};
   if (!options.json.empty()) std::ofstream(options.json) << report.dump(2) << "\n";
