@@ -51,6 +51,9 @@ const OptionRow kOptions[] = {
      1 << 22},
     {"batch-window-us", "Engine", &ServerOptions::batch_window_us,
      "How long a batch may wait for company, microseconds", 0, 1'000'000},
+    {"inline-batch-us", "Engine", &ServerOptions::inline_batch_us,
+     "Batches expected to take no longer run on the thread that received the request; 0: none, microseconds", 0,
+     10'000},
 
     {"listen", "Listeners", &ServerOptions::listen, "Address of the service: HOST:PORT or unix:PATH; port 0: any"},
     {"metrics-address", "Listeners", &ServerOptions::metrics_address,

@@ -25,6 +25,7 @@ struct ServerOptions {
   std::int64_t max_batch_rows = 4096;
   std::int64_t buffer_mib = 1024;  // row buffers: requests and answers that are held
   std::int64_t batch_window_us = 0;
+  std::int64_t inline_batch_us = 100;  // 0: every batch runs on a scheduler thread
 
   // Listeners
   std::string listen = "127.0.0.1:8470";

@@ -40,7 +40,9 @@ RequestLimits LimitsOf(const ServerOptions& options, const EngineInfo& engine) {
 }
 
 SchedulerOptions SchedulingOf(const ServerOptions& options) {
-  return {.max_batch_rows = options.max_batch_rows, .batch_window = std::chrono::microseconds(options.batch_window_us)};
+  return {.max_batch_rows = options.max_batch_rows,
+          .batch_window = std::chrono::microseconds(options.batch_window_us),
+          .inline_limit = std::chrono::microseconds(options.inline_batch_us)};
 }
 
 AdmissionLimits BudgetOf(const ServerOptions& options) {

@@ -100,6 +100,12 @@ void Admission::ObserveLoad(const Load& load) {
   load_ = load;
 }
 
+std::optional<microseconds> Admission::ExpectBatch(std::int64_t rows) const {
+  MutexLock lock(mutex_);
+  if (service_time_.empty()) return std::nullopt;
+  return microseconds(static_cast<std::int64_t>(service_time_.Expect({.batches = 1, .rows = rows}) * 1e6));
+}
+
 microseconds Admission::ExpectedWait(int priority) const {
   MutexLock lock(mutex_);
   return ExpectedWaitLocked(priority);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "kernels/base/mutex.h"
@@ -64,6 +65,8 @@ class Admission : public std::enable_shared_from_this<Admission> {
   void ObserveBatch(std::int64_t rows, double seconds);
   void ObserveLoad(const Load& load);
 
+  // How long a batch of so many rows is expected to take; nothing until one has run.
+  std::optional<std::chrono::microseconds> ExpectBatch(std::int64_t rows) const;
   // How long what runs, and what waits at this priority or above, is expected to take.
   std::chrono::microseconds ExpectedWait(int priority = 0) const;
   // The same for everything, within what makes a sensible hint to a refused caller.

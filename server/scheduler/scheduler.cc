@@ -1,6 +1,7 @@
 #include "server/scheduler/scheduler.h"
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -36,15 +37,23 @@ class Scheduler::Impl {
   std::vector<QueueStats> Stats() const;
 
  private:
-  // What a thread does between two looks at the queues.
+  // What a thread does between two looks at the queues. Whoever has one holds one of the engine's places, and looks
+  // again before it gives the place back: so nobody needs waking while all places are taken.
   struct Turn {
     FinishedJobs expired;
     RunningBatch batch;
   };
 
   void RunTurns();
-  // Blocks until there is something to do; false when the scheduler is being destroyed.
+  // Blocks until there is something to do and a place for it; false when the scheduler is being destroyed.
   bool NextTurn(Turn& turn);
+  // Runs turns on the thread that submits, from one that was begun there.
+  void RunInline(Turn& turn);
+  // False: nothing to do now; `look_again` says when there will be, if that is known.
+  bool Begin(Turn& turn, std::optional<Clock::time_point>& look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // True when what waits is expected to be computed within `limit`; as long as no batch has run, nothing is.
+  bool RunsWithin(Clock::duration limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Do(Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
   void Run(RunningBatch& batch);
   void LoseEngine(const absl::Status& reason);
   void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { admission_.ObserveLoad(book_.load()); }
@@ -58,12 +67,14 @@ class Scheduler::Impl {
   SchedulerObserver& observer_;
   const BatchLimits limits_;
   const std::chrono::microseconds ageing_step_;
+  const std::chrono::microseconds inline_limit_;
 
   mutable Mutex mutex_;  // taken before the admission's
-  CondVar work_;         // something waits, or stop_
+  CondVar work_;         // something waits and there is a place, or stop_
   CondVar delivered_;    // undelivered_ became 0
   JobBook book_ ABSL_GUARDED_BY(mutex_);
   int idle_ ABSL_GUARDED_BY(mutex_) = 0;                  // threads that wait for work_
+  int places_ ABSL_GUARDED_BY(mutex_);                    // batches that the engine takes besides those that run
   std::int64_t undelivered_ ABSL_GUARDED_BY(mutex_) = 0;  // jobs taken whose `done` has not returned
   Clock::time_point last_batch_end_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::min();
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);  // for whatever is submitted from now on; ok: none
@@ -81,8 +92,10 @@ Scheduler::Impl::Impl(Engine& engine, Admission& admission, const SchedulerOptio
       observer_(observer),
       limits_(LimitsOf(options, engine.info())),
       ageing_step_(std::max(options.ageing_step, std::chrono::microseconds(1))),
-      book_(limits_.max_rows) {
-  for (int i = 0; i < std::max(1, engine.info().concurrency); ++i) threads_.emplace_back([this] { RunTurns(); });
+      inline_limit_(options.inline_limit),
+      book_(limits_.max_rows),
+      places_(std::max(1, engine.info().concurrency)) {
+  for (int i = std::max(1, engine.info().concurrency); i > 0; --i) threads_.emplace_back([this] { RunTurns(); });
 }
 
 Scheduler::Impl::~Impl() {
@@ -103,21 +116,66 @@ Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
   std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), time_.Now(), ageing_step_);
   FinishedJobs refused;
   JobId id = 0;  // never given to a job: a refused one cannot be cancelled
-  bool wake = false;
+  Turn turn;
+  bool run = false, wake = false;
   {
     MutexLock lock(mutex_);
     ++undelivered_;
     if (refusal_.ok()) {
       id = book_.Add(std::move(entry));
-      PublishLoad();
-      wake = idle_ > 0;
+      std::optional<Clock::time_point> look_again;
+      run = places_ > 0 && RunsWithin(inline_limit_) && Begin(turn, look_again);
+      if (!run) PublishLoad();
+      wake = places_ > 0 && idle_ > 0 && !book_.queues().empty();
     } else {
       refused.push_back({.job = std::move(entry->job), .status = refusal_});
     }
   }
   if (wake) work_.NotifyOne();
+  if (run) RunInline(turn);
   Deliver(refused);
   return id;
+}
+
+void Scheduler::Impl::RunInline(Turn& first) {
+  const Clock::time_point until = time_.Now() + inline_limit_;
+  Do(first);
+  for (bool more = true; more;) {
+    Turn turn;
+    bool wake = false;
+    {
+      MutexLock lock(mutex_);
+      ++places_;
+      std::optional<Clock::time_point> look_again;
+      more = !stop_ && RunsWithin(until - time_.Now()) && Begin(turn, look_again);
+      wake = places_ > 0 && idle_ > 0 && !book_.queues().empty();
+    }
+    if (wake) work_.NotifyOne();
+    if (more) Do(turn);
+  }
+}
+
+bool Scheduler::Impl::RunsWithin(Clock::duration limit) const {
+  if (inline_limit_.count() == 0) return false;
+  const std::optional<std::chrono::microseconds> expected =
+      admission_.ExpectBatch(std::min(book_.load().queued.rows, limits_.max_rows));
+  return expected.has_value() && *expected <= limit;
+}
+
+bool Scheduler::Impl::Begin(Turn& turn, std::optional<Clock::time_point>& look_again) {
+  const Clock::time_point now = time_.Now();
+  const BatchDecision decision = Decide(book_.queues(), limits_, now);
+  look_again = decision.look_again;
+  if (decision.expired.empty() && decision.batch.empty()) return false;
+  turn.batch = book_.Begin(decision, now, turn.expired);
+  --places_;
+  PublishLoad();
+  return true;
+}
+
+void Scheduler::Impl::Do(Turn& turn) {
+  Deliver(turn.expired);
+  if (!turn.batch.pieces.empty()) Run(turn.batch);
 }
 
 void Scheduler::Impl::Cancel(JobId id) {
@@ -157,8 +215,9 @@ void Scheduler::Impl::RunTurns() {
   while (true) {
     Turn turn;  // of this turn only: an idle thread must not keep the last layer alive
     if (!NextTurn(turn)) return;
-    Deliver(turn.expired);
-    if (!turn.batch.pieces.empty()) Run(turn.batch);
+    Do(turn);
+    MutexLock lock(mutex_);
+    ++places_;
   }
 }
 
@@ -168,22 +227,17 @@ bool Scheduler::Impl::NextTurn(Turn& turn) {
     MutexLock lock(mutex_);
     while (true) {
       if (stop_) return false;
-      const Clock::time_point now = time_.Now();
-      const BatchDecision decision = Decide(book_.queues(), limits_, now);
-      if (!decision.expired.empty() || !decision.batch.empty()) {
-        turn.batch = book_.Begin(decision, now, turn.expired);
-        PublishLoad();
-        break;
-      }
+      std::optional<Clock::time_point> look_again;
+      if (places_ > 0 && Begin(turn, look_again)) break;
       ++idle_;
-      if (decision.look_again.has_value()) {
-        work_.WaitUntil(mutex_, Clock::now() + (*decision.look_again - now));
+      if (look_again.has_value()) {
+        work_.WaitUntil(mutex_, Clock::now() + (*look_again - time_.Now()));
       } else {
         work_.Wait(mutex_);
       }
       --idle_;
     }
-    wake_another = idle_ > 0 && !book_.queues().empty();
+    wake_another = places_ > 0 && idle_ > 0 && !book_.queues().empty();
   }
   if (wake_another) work_.NotifyOne();
   return true;

@@ -21,6 +21,9 @@ struct SchedulerOptions {
   // A waiting request gains a priority class per step, so that a flood of priority 9 delays priority 0 by ten steps at
   // most. > 0.
   std::chrono::microseconds ageing_step{500'000};
+  // Submit itself runs batches that are expected to take no longer than this, and so saves the hop to a scheduler
+  // thread, which for such a batch costs more than the batch. 0: never.
+  std::chrono::microseconds inline_limit{0};
 };
 
 // Where the scheduler reads the time; tests substitute it.
@@ -49,7 +52,8 @@ struct QueueStats {
 };
 
 // Self-synchronised. Owns engine.info().concurrency threads, each of which runs one batch at a time: a request makes
-// one thread hop, from the transport to there, and is completed there.
+// at most one thread hop, from the transport to there, and is completed there. Short batches run on the thread that
+// submits (inline_limit). However many threads submit, no more than `concurrency` batches run at once.
 class Scheduler {
  public:
   using JobId = std::uint64_t;
@@ -60,8 +64,8 @@ class Scheduler {
   // Completes what is queued with UNAVAILABLE, lets running batches end and joins the threads.
   ~Scheduler();
 
-  // Takes the job. Its `done` is called exactly once, possibly before Submit returns (draining: UNAVAILABLE). The id is
-  // for Cancel.
+  // Takes the job. Its `done` is called exactly once, possibly before Submit returns (draining: UNAVAILABLE; or run
+  // inline, perhaps with other callers' jobs, for about inline_limit at most). The id is for Cancel.
   JobId Submit(std::unique_ptr<Job> job);
 
   // Queued: completed with CANCELLED before Cancel returns. Running: its result is discarded and it is completed with

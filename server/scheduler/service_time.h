@@ -18,6 +18,7 @@ struct Backlog {
 class ServiceTime {
  public:
   void Observe(std::int64_t rows, double seconds);
+  bool empty() const { return w_ == 0; }
   // Seconds that `backlog` takes; 0 until something was observed.
   double Expect(const Backlog& backlog) const;
 

@@ -52,7 +52,13 @@ bool FitsItsReason(const Outcome& outcome, int index) {
   }
 }
 
-TEST(SchedulerStressTest, EveryJobEndsOnceAndRight) {
+// With and without batches that submitters run themselves.
+class SchedulerStressTest : public ::testing::TestWithParam<std::chrono::microseconds> {};
+
+INSTANTIATE_TEST_SUITE_P(Inline, SchedulerStressTest,
+                         ::testing::Values(std::chrono::microseconds(0), std::chrono::microseconds(10'000)));
+
+TEST_P(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   const TimeSource time;
   PuppetEngine engine(/*concurrency=*/3);
   engine.verdict = [](const RanBatch& batch) {
@@ -67,7 +73,7 @@ TEST(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   std::vector<LayerPtr> layers;
   for (int layer = 0; layer < kLayers; ++layer) layers.push_back(MakeLayer(layer));
 
-  Scheduler scheduler(engine, admission, {.max_batch_rows = 6}, time, observer);
+  Scheduler scheduler(engine, admission, {.max_batch_rows = 6, .inline_limit = GetParam()}, time, observer);
   std::atomic<bool> submitting{true};
   std::thread onlooker([&] {
     while (submitting) {
@@ -96,7 +102,7 @@ TEST(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   EXPECT_EQ(admission.ExpectedWait(), std::chrono::microseconds(0));
 }
 
-TEST(SchedulerStressTest, DestructionUnderLoadCompletesEveryJob) {
+TEST_P(SchedulerStressTest, DestructionUnderLoadCompletesEveryJob) {
   const TimeSource time;
   Admission admission({});
   RecordingObserver observer;
@@ -105,7 +111,7 @@ TEST(SchedulerStressTest, DestructionUnderLoadCompletesEveryJob) {
     PuppetEngine engine(/*concurrency=*/2);
     Callers callers;
     {
-      Scheduler scheduler(engine, admission, {.max_batch_rows = 3}, time, observer);
+      Scheduler scheduler(engine, admission, {.max_batch_rows = 3, .inline_limit = GetParam()}, time, observer);
       for (int tag = 0; tag < 40; ++tag) {
         scheduler.Submit(callers.MakeJob(tag, {.layer = layer, .rows = 1 + tag % 7}));
       }

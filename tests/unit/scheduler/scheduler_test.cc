@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -69,6 +71,85 @@ TEST_F(SchedulerTest, AnIdleEngineRunsARequestAtOnce) {
   EXPECT_EQ(observer_.rows, 3);
   EXPECT_EQ(observer_.batches, 1);
   EXPECT_EQ(observer_.dropped, 0);
+}
+
+// Who runs what.
+class SchedulerInlineTest : public SchedulerTest {
+ protected:
+  // Returns true when the job was run by the thread that submitted it.
+  bool RunsHere(int tag) {
+    // A runner may still be at work on the completion when Await returns.
+    const auto where = std::make_shared<std::atomic<std::thread::id>>();
+    Submit(tag, {.then = [where] { *where = std::this_thread::get_id(); }});
+    const bool here = *where == std::this_thread::get_id();
+    EXPECT_TRUE(callers_.Await(tag).output_right);
+    return here;
+  }
+  // The runner keeps its place for a moment after a completion.
+  void SubmitUntilOneRunsHere() {
+    while (!RunsHere(++tag_)) ASSERT_LT(tag_, 100'000);
+  }
+
+  int tag_ = 0;
+};
+
+TEST_F(SchedulerInlineTest, ShortBatchesRunOnTheThreadThatSubmits) {
+  Start({.inline_limit = microseconds(100)});
+  EXPECT_FALSE(RunsHere(++tag_)) << "nobody knows yet how long a batch takes";
+  SubmitUntilOneRunsHere();
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(RunsHere(++tag_));
+}
+
+TEST_F(SchedulerInlineTest, LongBatchesDoNot) {
+  engine_->before_end = [&] { clock_.Advance(microseconds(150)); };
+  Start({.inline_limit = microseconds(100)});
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(RunsHere(++tag_));
+}
+
+TEST_F(SchedulerInlineTest, NorDoesAnyWithoutALimit) {
+  Start();
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(RunsHere(++tag_));
+}
+
+TEST_F(SchedulerInlineTest, WhatComesMeanwhileIsRunByTheSameThreadAsOneBatch) {
+  Start({.inline_limit = microseconds(100)});
+  ASSERT_NO_FATAL_FAILURE(SubmitUntilOneRunsHere());
+  engine_->Hold();
+  const std::size_t before = engine_->batches().size();
+  std::thread submitter([&] { EXPECT_TRUE(RunsHere(900'001)); });
+  engine_->AwaitRuns(before + 1);
+  for (const int tag : {900'002, 900'003}) Submit(tag);  // the engine has no place: queued
+  engine_->LetAllGo();
+  submitter.join();
+  EXPECT_TRUE(callers_.Ended(900'002) && callers_.Ended(900'003)) << "before that Submit returned";
+  EXPECT_EQ(engine_->batches().back().size(), 2u);
+}
+
+TEST_F(SchedulerInlineTest, ASubmitterGivesBackItsThreadWhenItsTimeIsUp) {
+  Start({.inline_limit = microseconds(100)});
+  ASSERT_NO_FATAL_FAILURE(SubmitUntilOneRunsHere());
+  std::thread::id where;
+  Submit(900'001, {.then = [&] {
+           clock_.Advance(microseconds(101));
+           Submit(900'002, {.then = [&] { where = std::this_thread::get_id(); }});
+         }});
+  EXPECT_TRUE(callers_.Await(900'002).output_right);
+  EXPECT_TRUE(scheduler_->Drain(Clock::time_point::max()));
+  EXPECT_NE(where, std::this_thread::get_id());
+}
+
+TEST_F(SchedulerInlineTest, CompletionsThatSubmitDoNotNest) {
+  Start({.inline_limit = microseconds(100)});
+  ASSERT_NO_FATAL_FAILURE(SubmitUntilOneRunsHere());
+  constexpr int kJobs = 20'000;  // nested they would need megabytes of stack
+  const int first = tag_;
+  std::function<void()> next = [&] {
+    if (tag_ < first + kJobs) Submit(++tag_, {.then = next});
+  };
+  next();
+  EXPECT_TRUE(scheduler_->Drain(Clock::time_point::max()));
+  EXPECT_EQ(tag_, first + kJobs);
+  EXPECT_TRUE(callers_.Ended(tag_));
 }
 
 TEST_F(SchedulerTest, WhatWaitsTogetherRunsTogether) {
