@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds the Python package, installs it into a virtual environment with pinned versions, type-checks it and runs its tests
+# against build/release/bin (or EXPERTD_BIN). Needs python3 with venv, and PyPI on the first run. Under two minutes.
+#
+#   tests/python/run.sh [PYTEST_ARGS...]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+environment=build/python/venv
+requirements=tests/python/requirements.txt
+
+if ! cmp -s "$requirements" "$environment/installed.txt"; then
+  rm -rf "$environment"
+  python3 -m venv "$environment"
+  "$environment/bin/pip" install -q --disable-pip-version-check -r "$requirements"
+  cp "$requirements" "$environment/installed.txt"
+fi
+rm -rf build/python/dist
+"$environment/bin/python" -m build -q --wheel --outdir build/python/dist client/python
+"$environment/bin/pip" install -q --disable-pip-version-check --force-reinstall --no-deps build/python/dist/*.whl
+"$environment/bin/mypy" --config-file client/python/pyproject.toml
+cd tests/python
+exec "../../$environment/bin/python" -m pytest "$@"
