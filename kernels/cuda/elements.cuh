@@ -118,10 +118,12 @@ __device__ inline Split Divide(std::int64_t index, std::int64_t divisor) {
   return {index / divisor, index % divisor};
 }
 
-// Sum over the warp, in an order that depends on the lanes only.
+// Sum over kLanes neighbouring lanes (all of the warp): a tree over the lanes, neighbours first, so that a lane which
+// adds up its own values as the same tree may stand for several lanes.
+template <int kLanes = 32>
 __device__ inline float WarpSum(float value) {
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  for (int step = 1; step < kLanes; step *= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
 }
 

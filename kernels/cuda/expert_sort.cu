@@ -7,18 +7,10 @@
 // itself, which for 128 blocks x 256 bins is 128 KiB from L2.
 #include <cuda_runtime.h>
 
-#include "kernels/cuda/expert_sort.h"
+#include "kernels/cuda/expert_sort.cuh"
 
 namespace expertd::cuda {
 namespace {
-
-constexpr int kWarps = kSortThreads / 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
-
-__device__ int BinOf(const ExpertSortLaunch& launch, std::int64_t slot, std::int64_t end) {
-  const std::int32_t id = slot < end ? launch.ids[slot] : -1;
-  return id < 0 ? -1 : launch.ids_per_bin == 1 ? id : id / static_cast<std::int32_t>(launch.ids_per_bin);
-}
 
 // Calls visit(slot, bin) with all lanes of the warp, 32 slots at a time, in order of the slots of `warp`. Not unrolled:
 // a kernel this short spends much of its time on fetching its own instructions.
@@ -31,20 +23,6 @@ __device__ void WalkSlots(const ExpertSortLaunch& launch, int warp, const Visit&
     visit(slot, BinOf(launch, slot, end));
   }
 }
-
-// The lanes whose bin is this lane's, by one vote for each bit: match_any takes longer the more bins differ.
-__device__ unsigned LanesOf(int bin, int bins) {
-  unsigned same = kAllLanes;
-#pragma unroll 1
-  for (int bit = 1; bit <= bins; bit *= 2) {  // bin + 1 <= bins
-    const bool set = (bin + 1 & bit) != 0;
-    const unsigned votes = __ballot_sync(kAllLanes, set);
-    same &= set ? votes : ~votes;
-  }
-  return same;
-}
-__device__ bool IsLowest(unsigned lanes) { return __ffs(lanes) - 1 == threadIdx.x % 32; }
-__device__ int RankIn(unsigned lanes) { return __popc(lanes & ((1u << threadIdx.x % 32) - 1)); }
 
 // Counts of this block's slots: block_counts[block, bin]. Integer atomics, whose order does not show.
 __global__ void __launch_bounds__(kSortThreads) CountKernel(const __grid_constant__ ExpertSortLaunch launch) {
@@ -60,32 +38,6 @@ __global__ void __launch_bounds__(kSortThreads) CountKernel(const __grid_constan
   __syncthreads();
   std::int32_t* const to = launch.block_counts + blockIdx.x * launch.bins;
   for (int bin = threadIdx.x; bin < launch.bins; bin += kSortThreads) to[bin] = count[bin];
-}
-
-struct Sums {
-  int before, total;
-};
-
-// Exclusive prefix of each thread's value over the block, and the sum of all.
-__device__ Sums BlockScan(int value) {
-  __shared__ int warp_sum[kWarps];
-  const int lane = threadIdx.x % 32;
-  int inclusive = value;
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, inclusive, step);
-    if (lane >= step) inclusive += other;
-  }
-  __syncthreads();  // an earlier call's warp_sum has been read
-  if (lane == 31) warp_sum[threadIdx.x / 32] = inclusive;
-  __syncthreads();
-  int sum = warp_sum[lane];
-  const int own = __shfl_sync(kAllLanes, sum, threadIdx.x / 32);
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, sum, step);
-    if (lane >= step) sum += other;
-  }
-  const int up_to_own = __shfl_sync(kAllLanes, sum, threadIdx.x / 32);
-  return {up_to_own - own + inclusive - value, __shfl_sync(kAllLanes, sum, 31)};
 }
 
 // Arrays of the placing kernel in shared memory.
@@ -122,7 +74,7 @@ __device__ int ScanWarps(const ExpertSortLaunch& launch, const Shared& shared, s
 __device__ Sums ScanBlocks(const ExpertSortLaunch& launch, std::int64_t bin, int own) {
   if (launch.block_counts == nullptr) return {0, own};
   Sums sums = {0, 0};
-#pragma unroll 16
+#pragma unroll 32
   for (int block = 0; block < launch.config.blocks; ++block) {
     const int count = launch.block_counts[block * launch.bins + bin];
     sums.before += block < blockIdx.x ? count : 0;
@@ -186,7 +138,7 @@ __device__ void FillPadding(const ExpertSortLaunch& launch, const Shared& shared
 // Padding of one bin's run: the last block of the bin's slots knows where they end.
 __device__ void FillRuns(const ExpertSortLaunch& launch, const Shared& shared) {
   if (blockIdx.x != gridDim.x - 1) return;
-  for (std::int64_t bin = threadIdx.x / 32; bin < launch.bins; bin += kWarps) {
+  for (std::int64_t bin = threadIdx.x / 32; bin < launch.bins; bin += kSortWarps) {
     // After all ranks of the last block are handed out, its last warp's counter is the block's count of the bin.
     const int end = shared.first[bin] + shared.counters[(launch.config.warps - 1) * launch.bins + bin];
     for (int position = end + threadIdx.x % 32; position < shared.offset[bin + 1]; position += 32) {
@@ -235,6 +187,7 @@ __global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_cons
 
 int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
+  if (launch.config.few) return LaunchExpertSortFew(launch, stream_handle);
   if (launch.block_counts != nullptr) {
     CountKernel<<<launch.config.blocks, kSortThreads, launch.bins * sizeof(std::int32_t), stream>>>(launch);
   }

@@ -39,7 +39,9 @@ ExpertSortLaunch PlanSort(std::int64_t slots, std::int64_t bins, Scratch& scratc
   return launch;
 }
 
-// Enqueues one kernel, or two above kMaxSlotsOfOneBlock, on `stream` (a cudaStream_t); the answer is a cudaError_t.
+// Enqueues one kernel, or two where config.blocks > 1, on `stream` (a cudaStream_t); the answer is a cudaError_t.
 int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream);
+// The part of it for config.few.
+int LaunchExpertSortFew(const ExpertSortLaunch& launch, void* stream);
 
 }  // namespace expertd::cuda

@@ -18,6 +18,14 @@ std::uint8_t* TakeMarks(const FusedWeightedScatterArgs& args, Scratch& scratch) 
   return ScanSlots(args.n * args.k) ? nullptr : scratch.Take<std::uint8_t>(args.r);
 }
 
+// Sorts the slots, then moves the rows to where they stand. Answers a cudaError_t.
+int EnqueueSortAndSpread(const ExpertSortLaunch& sort, const SpreadRowsLaunch& spread, Stream stream) {
+  const bool no_rows = spread.n == 0 && spread.cleared == 0, no_room = sort.capacity == 0;
+  if (CountSlots(sort.slots, sort.bins) && !no_room) return LaunchSortAndSpread(sort, spread, stream.handle);
+  const int error = LaunchExpertSort(sort, stream.handle);
+  return error != 0 || no_rows || no_room ? error : LaunchSpreadRows(spread, stream.handle);
+}
+
 }  // namespace
 
 absl::Status FusedGatherReduce(const FusedGatherReduceArgs& args, Stream stream) {
@@ -94,10 +102,6 @@ absl::Status FusedRoutingScatter(const FusedRoutingScatterArgs& args, Workspace 
   sort.positions = args.slot_pos;
   sort.capacity = args.max_tokens;
   sort.overflow = args.overflow;
-  if (const int error = LaunchExpertSort(sort, stream.handle); error != 0) {
-    return FromCuda(error, "fused_routing_scatter");
-  }
-  if (args.max_tokens == 0) return absl::OkStatus();
   const Element element = ElementOf(args.dtype);
   const SpreadRowsLaunch spread = {.n = args.n,
                                    .d = args.d,
@@ -110,7 +114,7 @@ absl::Status FusedRoutingScatter(const FusedRoutingScatterArgs& args, Workspace 
                                    .cleared = args.e * args.max_tokens,
                                    .max_tokens = args.max_tokens,
                                    .counts = args.counts};
-  return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_routing_scatter");
+  return FromCuda(EnqueueSortAndSpread(sort, spread, stream), "fused_routing_scatter");
 }
 
 namespace {
@@ -144,8 +148,6 @@ absl::Status FusedDispatchPack(const FusedDispatchPackArgs& args, Workspace work
   plan.sort.counts = args.counts;
   plan.sort.positions = plan.positions;
   plan.sort.sorted_slots = args.source;
-  const int error = LaunchExpertSort(plan.sort, stream.handle);
-  if (error != 0 || args.n == 0) return FromCuda(error, "fused_dispatch_pack");
   const SpreadRowsLaunch spread = {.n = args.n,
                                    .d = args.d,
                                    .k = args.k,
@@ -156,7 +158,7 @@ absl::Status FusedDispatchPack(const FusedDispatchPackArgs& args, Workspace work
                                    .slot_row = plan.positions,
                                    .tail_ids = args.ids,
                                    .to = args.packed};
-  return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_dispatch_pack");
+  return FromCuda(EnqueueSortAndSpread(plan.sort, spread, stream), "fused_dispatch_pack");
 }
 
 }  // namespace expertd::cuda

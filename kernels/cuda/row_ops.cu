@@ -3,13 +3,13 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/elements.cuh"
-#include "kernels/cuda/row_ops.h"
+#include "kernels/cuda/row_ops.cuh"
+#include "kernels/cuda/row_ops_config.h"
 
 namespace expertd::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kThreads = kRowThreads, kWarps = kRowWarps;
 
 // Rows, or vectors of one, that a thread has in flight at once: enough to cover the latency, few enough for 32
 // registers of data.
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads)
     GatherReduceKernel(std::int64_t vectors, std::int64_t d, int k, const T* __restrict__ expert_out,
                        const std::int32_t* __restrict__ slot_row, const float* __restrict__ weights,
                        Out* __restrict__ out) {
-  const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const std::int64_t index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= vectors) return;
   const Split at = Divide(index, d / N);
   const std::int64_t column = at.remainder * N;
@@ -52,49 +52,6 @@ __global__ void __launch_bounds__(kThreads)
   Store(out + at.quotient * d + column, sum);
 }
 
-// Elements of a packed row's tail from `offset` on: the id's bits, then zeros.
-template <int N>
-__device__ Pack<bf16, N> TailPack(std::int32_t id, std::int64_t offset) {
-  Pack<bf16, N> pack = {};
-  if constexpr (N == 1) {
-    pack.word[0] = static_cast<std::uint16_t>(offset < 2 ? static_cast<std::uint32_t>(id) >> 16 * offset : 0);
-  } else {
-    pack.word[0] = static_cast<std::uint32_t>(id);  // the tail is one access
-  }
-  return pack;
-}
-
-// One vector of one row of `from`, to all its slots.
-template <typename T, int N>
-__device__ void SpreadVector(const SpreadRowsLaunch& launch, std::int64_t index) {
-  const std::int64_t d = launch.d, pitch = d + launch.tail;
-  const Split at = Divide(index, pitch / N);
-  const std::int64_t column = at.remainder * N;
-  const bool in_row = column < d;
-  const int k = static_cast<int>(launch.k);
-  T* const to = static_cast<T*>(launch.to);
-  Pack<T, N> value;
-  if (in_row) value = LoadPack<T, N>(static_cast<const T*>(launch.from) + at.quotient * d + column);
-#pragma unroll 4
-  for (int j = 0; j < k; ++j) {
-    const std::int64_t slot = at.quotient * k + j;
-    const std::int64_t row = launch.slot_row == nullptr ? slot : launch.slot_row[slot];
-    if (row < 0) continue;
-    Pack<T, N> result = value;
-    if constexpr (sizeof(T) == 2) {
-      if (!in_row) result = TailPack<N>(launch.tail_ids[slot], column - d);
-    }
-    if (launch.weights != nullptr) {  // Without weights the bits are copied, NaN payloads included.
-      float x[N];
-      Unpack(value, x);
-#pragma unroll
-      for (int i = 0; i < N; ++i) x[i] *= launch.weights[slot];
-      result = MakePack<T, N>(x);
-    }
-    StorePack(to + row * pitch + column, result);
-  }
-}
-
 // Which of the block's kWarps rows from `first` on a slot names; by the whole block.
 __device__ void FindNamed(const SpreadRowsLaunch& launch, std::int64_t first, bool (&named)[kWarps]) {
   const std::int64_t row = first + threadIdx.x;
@@ -119,20 +76,24 @@ __device__ void FindNamed(const SpreadRowsLaunch& launch, std::int64_t first, bo
 
 // The first blocks spread, the others clear, a warp a row.
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)  // 32 registers: as many rows in flight as fit
     SpreadRowsKernel(const __grid_constant__ SpreadRowsLaunch launch, std::int64_t vectors, unsigned spreading) {
   if (blockIdx.x < spreading) {
     const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-    if (index < vectors) SpreadVector<T, N>(launch, index);
+    if (index >= vectors) return;
+    const Split at = Divide(index, (launch.d + launch.tail) / N);
+    const std::int64_t column = at.remainder * N;
+    SpreadVector<T, N>(launch, at.quotient, column, LoadSpread<T, N>(launch, at.quotient, column), [&](int j) {
+      const std::int64_t slot = at.quotient * launch.k + j;
+      return launch.slot_row == nullptr ? slot : std::int64_t{launch.slot_row[slot]};
+    });
     return;
   }
   __shared__ bool named[kWarps];
   const std::int64_t first = std::int64_t{blockIdx.x - spreading} * kWarps, row = first + threadIdx.x / 32;
   FindNamed(launch, first, named);
   if (row >= launch.cleared || named[threadIdx.x / 32]) return;
-  const float zeros[N] = {};
-  T* const to = static_cast<T*>(launch.to) + row * launch.d;
-  for (std::int64_t i = (threadIdx.x % 32) * N; i < launch.d; i += 32 * N) Store(to + i, zeros);
+  ClearRow<T, N>(launch, row);
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -141,20 +102,38 @@ __global__ void __launch_bounds__(kThreads)
   if (slot < slots && slot_row[slot] >= 0) marks[slot_row[slot]] = 1;
 }
 
+// Sums of eight values over the warp at once: of each pair of lanes, one goes on with the one half of the values and
+// one with the other, so that all eight cost nine exchanges. Lanes 4 j .. 4 j + 3 get the sum of value j.
+__device__ float WarpSumOfEach(const float (&value)[8]) {
+  float four[4], two[2], one;
+  const int lane = threadIdx.x % 32;
+  const auto exchange = [lane](float low, float high, int step) {
+    const bool upper = (lane & step) != 0;
+    return (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
+  };
+#pragma unroll
+  for (int i = 0; i < 4; ++i) four[i] = exchange(value[i], value[i + 4], 16);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) two[i] = exchange(four[i], four[i + 2], 8);
+  one = exchange(two[0], two[1], 4);
+  one += __shfl_xor_sync(0xffffffffu, one, 2);
+  return one + __shfl_xor_sync(0xffffffffu, one, 1);
+}
+
 // A block takes one row of grad_out, reads it once for every kInFlight slots, and keeps their sums apart: first those
 // of each thread, then over the warp, then over the warps.
 template <typename T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMaxDotThreads)
     RoutingWeightGradKernel(std::int64_t d, int k, const T* __restrict__ expert_out, const T* __restrict__ grad_out,
                             const std::int32_t* __restrict__ slot_row, float* __restrict__ grad_weights) {
-  __shared__ float parts[kInFlight][kWarps];
+  __shared__ float parts[kInFlight][kMaxDotThreads / 32];
   const std::int64_t n = blockIdx.x;
   for (int first = 0; first < k; first += kInFlight) {
     std::int32_t row[kInFlight];
     float sum[kInFlight] = {};
 #pragma unroll
     for (int j = 0; j < kInFlight; ++j) row[j] = first + j < k ? slot_row[n * k + first + j] : -1;
-    for (std::int64_t column = std::int64_t{threadIdx.x} * N; column < d; column += kThreads * N) {
+    for (std::int64_t column = std::int64_t{threadIdx.x} * N; column < d; column += blockDim.x * N) {
       const Pack<T, N> grad = LoadPack<T, N>(grad_out + n * d + column);
       Pack<T, N> value[kInFlight];
 #pragma unroll
@@ -172,39 +151,26 @@ __global__ void __launch_bounds__(kThreads)
         for (int i = 0; i < N; ++i) sum[j] = fmaf(x[i], y[i], sum[j]);
       }
     }
-#pragma unroll
-    for (int j = 0; j < kInFlight; ++j) {
-      const float warp_sum = WarpSum(sum[j]);
-      if (threadIdx.x % 32 == 0) parts[j][threadIdx.x / 32] = warp_sum;
-    }
+    const float warp_sum = WarpSumOfEach(sum);
+    if (threadIdx.x % 4 == 0) parts[threadIdx.x % 32 / 4][threadIdx.x / 32] = warp_sum;
     __syncthreads();
     if (threadIdx.x < kInFlight && first + threadIdx.x < k) {
       float total = 0;
-      for (int warp = 0; warp < kWarps; ++warp) total += parts[threadIdx.x][warp];
+      for (int warp = 0; warp < blockDim.x / 32; ++warp) total += parts[threadIdx.x][warp];
       grad_weights[n * k + first + threadIdx.x] = total;
     }
-    __syncthreads();
+    if (first + kInFlight < k) __syncthreads();
   }
-}
-
-unsigned Blocks(std::int64_t work, std::int64_t per_block) { return static_cast<unsigned>(CeilDiv(work, per_block)); }
-
-// Calls body<T, N>() for the element type, with N elements of 16 bytes or one.
-template <typename Body>
-int Dispatch(Element element, bool vectorised, const Body& body) {
-  if (element == Element::kBF16) {
-    return vectorised ? body.template operator()<bf16, 8>() : body.template operator()<bf16, 1>();
-  }
-  return vectorised ? body.template operator()<float, 4>() : body.template operator()<float, 1>();
 }
 
 }  // namespace
 
 int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream) {
-  return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
+  return DispatchRows(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
     const auto run = [&]<typename Out>() -> int {
       const std::int64_t vectors = launch.n * (launch.d / N);
-      GatherReduceKernel<T, Out, N><<<Blocks(vectors, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      const int threads = GatherThreads(vectors);
+      GatherReduceKernel<T, Out, N><<<RowBlocks(vectors, threads), threads, 0, static_cast<cudaStream_t>(stream)>>>(
           vectors, launch.d, static_cast<int>(launch.k), static_cast<const T*>(launch.expert_out), launch.slot_row,
           launch.weights, static_cast<Out*>(launch.out));
       return cudaGetLastError();
@@ -219,19 +185,20 @@ int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream_handle) {
     const std::int64_t slots = launch.n * launch.k;
     const int error = cudaMemsetAsync(launch.marks, 0, static_cast<std::size_t>(launch.cleared), stream);
     if (error != cudaSuccess) return error;
-    MarkKernel<<<Blocks(slots, kThreads), kThreads, 0, stream>>>(slots, launch.slot_row, launch.marks);
+    MarkKernel<<<RowBlocks(slots, kThreads), kThreads, 0, stream>>>(slots, launch.slot_row, launch.marks);
   }
-  return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
+  return DispatchRows(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
     const std::int64_t vectors = launch.n * ((launch.d + launch.tail) / N);
-    const unsigned spreading = Blocks(vectors, kThreads), clearing = Blocks(launch.cleared, kWarps);
+    const unsigned spreading = RowBlocks(vectors, kThreads), clearing = RowBlocks(launch.cleared, kWarps);
     SpreadRowsKernel<T, N><<<spreading + clearing, kThreads, 0, stream>>>(launch, vectors, spreading);
     return cudaGetLastError();
   });
 }
 
 int LaunchRoutingWeightGrad(const RoutingWeightGradLaunch& launch, void* stream) {
-  return Dispatch(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
-    RoutingWeightGradKernel<T, N><<<static_cast<unsigned>(launch.n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+  return DispatchRows(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
+    const int threads = DotThreads(launch.d / N);
+    RoutingWeightGradKernel<T, N><<<static_cast<unsigned>(launch.n), threads, 0, static_cast<cudaStream_t>(stream)>>>(
         launch.d, static_cast<int>(launch.k), static_cast<const T*>(launch.expert_out),
         static_cast<const T*>(launch.grad_out), launch.slot_row, launch.grad_weights);
     return cudaGetLastError();

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/expert_sort.h"
 #include "kernels/cuda/plain.h"
 
 namespace expertd::cuda {
@@ -42,6 +43,10 @@ struct SpreadRowsLaunch {
   std::uint8_t* marks = nullptr;
 };
 int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream);
+
+// LaunchExpertSort(sort) and then LaunchSpreadRows(spread) as one kernel, for few slots (CountSlots). `sort` is not
+// padded (block = 1) and has no block_experts; spread.slot_row is sort.positions.
+int LaunchSortAndSpread(const ExpertSortLaunch& sort, const SpreadRowsLaunch& spread, void* stream);
 
 // grad_weights[s] = dot(expert_out[slot_row[s]], grad_out[s / k]), or 0 where slot_row is -1.
 struct RoutingWeightGradLaunch {

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/routing_rule.h"
 #include "kernels/cuda/topk_routing_config.h"
 #include "kernels/ops_check.h"
 
@@ -25,6 +26,8 @@ static_assert(Same(PlainRule::Renormalise::kNone, Renormalise::kNone) &&
               Same(PlainRule::Renormalise::kSumPlusEps, Renormalise::kSumPlusEps) &&
               Same(PlainRule::Renormalise::kMaxSumEps, Renormalise::kMaxSumEps));
 
+}  // namespace
+
 PlainRule PlainOf(const RoutingRule& rule) {
   return {.score = static_cast<PlainRule::Score>(rule.score),
           .group_score = static_cast<PlainRule::GroupScore>(rule.group_score),
@@ -37,15 +40,16 @@ PlainRule PlainOf(const RoutingRule& rule) {
           .jitter_eps = rule.jitter_eps};
 }
 
-}  // namespace
-
 absl::Status FusedTopkRouting(const FusedTopkRoutingArgs& args, Stream stream) {
   if (absl::Status status = Check(args); !status.ok() || args.n == 0) return status;
   const std::int64_t n_group = args.rule.group_score == GroupScore::kNone ? 1 : args.rule.n_group;
+  const std::int64_t group = args.rule.group_score == GroupScore::kNone ? 0 : args.e / n_group;
+  const bool many = args.n >= kManyRoutingRows && args.rule.weigh != Weigh::kSparseMixer;
   const TopkRoutingLaunch launch = {.n = args.n,
                                     .e = static_cast<int>(args.e),
                                     .k = static_cast<int>(args.k),
                                     .values_per_lane = RoutingValuesPerLane(args.e, n_group),
+                                    .many = many ? RoutingLanesOfManyRows(args.e, args.k, group) : RoutingLanes{},
                                     .vectorised = args.e % 4 == 0 && Aligned16({args.logits, args.correction_bias}),
                                     .rule = PlainOf(args.rule),
                                     .logits = args.logits,

@@ -15,25 +15,6 @@ constexpr int kThreads = 32 * kRoutingWarpsPerBlock;
 __device__ int Lane() { return threadIdx.x % 32; }
 __device__ float WarpMax(float value) { return ValueOf(__reduce_max_sync(kAllLanes, KeyOf(value))); }
 
-// A lane's part of a row of e values; experts past the last are minus infinity.
-template <int V>
-__device__ void LoadValues(const float* row, int e, bool vectorised, float (&value)[V]) {
-  constexpr int kStep = V < 4 ? V : 4;
-#pragma unroll
-  for (int i = 0; i < V; i += kStep) {
-    const int expert = Lane() * V + i;
-    if (vectorised && expert + kStep <= e) {
-      float part[kStep];
-      Load(row + expert, part);
-#pragma unroll
-      for (int j = 0; j < kStep; ++j) value[i + j] = part[j];
-    } else {
-#pragma unroll
-      for (int j = 0; j < kStep; ++j) value[i + j] = expert + j < e ? row[expert + j] : -kInfinity;
-    }
-  }
-}
-
 // The row's candidates: keys in falling order within each lane, and their experts.
 template <int V>
 struct Candidates {
@@ -139,9 +120,10 @@ __global__ void __launch_bounds__(kThreads) WarpKernel(const __grid_constant__ T
   const float* const logits = launch.logits + row * launch.e;
 
   float logit[V];
-  LoadValues(logits, launch.e, launch.vectorised, logit);
+  LoadValues(logits, Lane() * V, launch.e, launch.vectorised, logit);
   float bias[V] = {};
-  if (launch.correction_bias != nullptr) LoadValues(launch.correction_bias, launch.e, launch.vectorised, bias);
+  if (launch.correction_bias != nullptr)
+    LoadValues(launch.correction_bias, Lane() * V, launch.e, launch.vectorised, bias);
   bool nan = false;
   RowStats stats = {.top = -kInfinity};
 #pragma unroll
@@ -186,6 +168,7 @@ int Launch(const TopkRoutingLaunch& launch, void* stream) {
 }  // namespace
 
 int LaunchTopkRouting(const TopkRoutingLaunch& launch, void* stream) {
+  if (launch.many.lanes > 0) return LaunchTopkRoutingMany(launch, stream);
   switch (launch.values_per_lane) {
     case 1:
       return Launch<1>(launch, stream);

@@ -18,6 +18,26 @@ __device__ inline std::uint32_t KeyOf(float value) {
 }
 __device__ inline float ValueOf(std::uint32_t key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
 
+// Values [first, first + V) of a row of e; past the last, minus infinity.
+template <int V>
+__device__ inline void LoadValues(const float* row, int first, int e, bool vectorised, float (&value)[V]) {
+  constexpr int kStep = V < 4 ? V : 4;
+  if (vectorised) {  // e is a multiple of 4: a step is inside or outside; decided once, so that loads go out together
+#pragma unroll
+    for (int i = 0; i < V; i += kStep) {
+      float part[kStep];
+#pragma unroll
+      for (int j = 0; j < kStep; ++j) part[j] = -kInfinity;
+      if (first + i < e) Load(row + first + i, part);
+#pragma unroll
+      for (int j = 0; j < kStep; ++j) value[i + j] = part[j];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) value[i] = first + i < e ? row[first + i] : -kInfinity;
+  }
+}
+
 // The largest logit of a row, and the sum of the exponentials below it (softmax only).
 struct RowStats {
   float top = 0, sum = 1;
@@ -75,6 +95,29 @@ struct Chosen {
 };
 __device__ inline int RankOf(int i) { return threadIdx.x % 32 + 32 * i; }
 
+// Weight of a chosen logit before renormalisation; `top` and `sum` are of the chosen (kSoftmaxOfChosen only).
+__device__ inline float WeightOf(const PlainRule& rule, const RowStats& stats, float logit, float top, float sum) {
+  switch (rule.weigh) {
+    case PlainRule::Weigh::kSoftmaxOfChosen:
+      return __fdividef(__expf(logit - top), sum);
+    case PlainRule::Weigh::kSigmoidOfChosen:
+      return FastSigmoid(logit);
+    default:
+      return ScoreOf(rule, stats, logit);
+  }
+}
+// What the chosen weights, which add up to `sum`, are divided by.
+__device__ inline float DivisorOf(const PlainRule& rule, float sum) {
+  switch (rule.renormalise) {
+    case PlainRule::Renormalise::kNone:
+      return 1.0f;
+    case PlainRule::Renormalise::kSumPlusEps:
+      return sum + rule.renormalise_eps;
+    default:
+      return fmaxf(sum, rule.renormalise_eps);
+  }
+}
+
 // Weights before renormalisation, by a whole warp.
 __device__ inline void Weigh(const TopkRoutingLaunch& launch, const RowStats& stats, const float* logits,
                              Chosen& chosen) {
@@ -92,28 +135,14 @@ __device__ inline void Weigh(const TopkRoutingLaunch& launch, const RowStats& st
   }
   for (int i = 0; i < Chosen::kPerLane; ++i) {
     if (RankOf(i) >= launch.k) continue;
-    switch (rule.weigh) {
-      case PlainRule::Weigh::kSoftmaxOfChosen:
-        chosen.weight[i] = __fdividef(__expf(logit[i] - top), sum);
-        break;
-      case PlainRule::Weigh::kSigmoidOfChosen:
-        chosen.weight[i] = FastSigmoid(logit[i]);
-        break;
-      default:
-        chosen.weight[i] = ScoreOf(rule, stats, logit[i]);
-    }
+    chosen.weight[i] = WeightOf(rule, stats, logit[i], top, sum);
   }
 }
 
 // Renormalises, scales and writes one row, by a whole warp.
 __device__ inline void WriteRow(const TopkRoutingLaunch& launch, std::int64_t row, const Chosen& chosen) {
   const PlainRule& rule = launch.rule;
-  float divisor = 1.0f;
-  if (rule.renormalise != PlainRule::Renormalise::kNone) {
-    const float sum = WarpSum(chosen.weight[0] + chosen.weight[1]);
-    divisor = rule.renormalise == PlainRule::Renormalise::kSumPlusEps ? sum + rule.renormalise_eps
-                                                                      : fmaxf(sum, rule.renormalise_eps);
-  }
+  const float divisor = DivisorOf(rule, WarpSum(chosen.weight[0] + chosen.weight[1]));
   for (int i = 0; i < Chosen::kPerLane; ++i) {
     if (RankOf(i) >= launch.k) continue;
     launch.ids[row * launch.k + RankOf(i)] = chosen.id[i];

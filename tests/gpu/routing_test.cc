@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "kernels/cuda/topk_routing_config.h"
 #include "kernels/reference/compare.h"
 #include "kernels/reference/layer.h"
 #include "kernels/reference/loops.h"
@@ -137,6 +138,35 @@ TEST_F(RoutingGpuTest, NanRowsGetTheFirstExpertsAndLeaveOthersAlone) {
         const bool nan_row = j / 4 == 1;
         EXPECT_EQ(got.ids[j], nan_row ? j % 4 : clean.ids[j]);
         EXPECT_TRUE(nan_row ? std::isnan(got.weights[j]) : got.weights[j] == clean.weights[j]);
+      }
+    }
+  }
+}
+
+// Many rows share warps, few do not: the answers must not show it.
+TEST_F(RoutingGpuTest, ManyRowsGiveTheBitsOfFew) {
+  constexpr std::int64_t kMany = cuda::kManyRoutingRows, kFew = 500;
+  for (const std::int64_t e : Cases<std::int64_t>({8, 32, 60, 64, 100, 128, 160, 256, 384, 512}, {256})) {
+    std::vector<float> logits = NormalFloats(kMany * e, 5 * e, 1.0f);
+    for (std::int64_t i = 0; i < 40 * e; ++i) logits[i] = std::round(logits[i]);  // ties
+    logits[50 * e + e / 2] = std::nanf("");
+    const std::vector<float> bias = NormalFloats(e, 15, 0.1f);
+    for (const NamedRule& named : kRules) {
+      for (const std::int64_t k : Cases<std::int64_t>({1, 6, 8}, {6})) {
+        const std::int64_t groups = GroupsOf(named.rule);
+        if (k > e || e % groups != 0 || e / groups < 2 * (groups > 1)) continue;
+        if (named.rule.weigh == Weigh::kSparseMixer || (groups > 1 && k > named.rule.topk_group * (e / groups)))
+          continue;
+        SCOPED_TRACE(std::string(named.name) + " E " + std::to_string(e) + " K " + std::to_string(k));
+        const FusedTopkRoutingArgs args = {.n = kMany, .e = e, .k = k, .rule = named.rule};
+        const Answer all = Route(args, logits, bias);
+        for (const std::int64_t first : {std::int64_t{0}, kMany - kFew}) {
+          FusedTopkRoutingArgs part = args;
+          part.n = kFew;
+          const Answer few = Route(part, {logits.begin() + first * e, logits.begin() + (first + kFew) * e}, bias);
+          EXPECT_TRUE(std::equal(few.ids.begin(), few.ids.end(), all.ids.begin() + first * k));
+          EXPECT_EQ(std::memcmp(few.weights.data(), all.weights.data() + first * k, few.weights.size() * 4), 0);
+        }
       }
     }
   }

@@ -89,16 +89,15 @@ TEST_F(RowsGpuTest, WeightedScatterIsTheReference) {
   });
 }
 
-// The two ways to find the rows that nobody names meet at a size of their own.
-TEST_F(RowsGpuTest, WeightedScatterMarksRowsWhenThereAreManySlots) {
-  for (const std::int64_t slots : {2048, 2049}) {
-    FusedWeightedScatterArgs args = {.n = slots, .d = 8, .k = 1, .r = slots + 100, .dtype = DType::kF32};
+// The two ways to find the rows that nobody names meet at 2048 slots.
+TEST_F(RowsGpuTest, WeightedScatterClearsWhatManySlotsDoNotName) {
+  for (const std::int64_t slots : Cases<std::int64_t>({2048, 2049, 70000}, {2049})) {
+    FusedWeightedScatterArgs args = {.n = slots, .d = 8, .k = 1, .r = slots + 20000, .dtype = DType::kF32};
     const std::vector<std::int32_t> slot_row = SlotRows(slots, args.r, true);
     const HostArray grad = HostArray::Normal(DType::kF32, slots * 8, 35);
     HostArray want(DType::kF32, args.r * 8);
     args.grad_out = grad.bytes.data(), args.slot_row = slot_row.data(), args.grad_expert = want.bytes.data();
     EXPERTD_ASSERT_OK(reference::FusedWeightedScatter(args));
-    EXPECT_EQ(cuda::WorkspaceBytes(args) > 0, slots > 2048);
     const DeviceArray<std::byte> device_grad(grad.bytes), out(static_cast<std::int64_t>(want.bytes.size()));
     const DeviceArray<std::int32_t> device_slot_row(slot_row);
     args.grad_out = device_grad.data(), args.slot_row = device_slot_row.data(), args.grad_expert = out.data();

@@ -46,9 +46,39 @@ TEST(TopkRoutingConfigTest, AWarpHoldsUpTo512Experts) {
   EXPECT_EQ(RoutingValuesPerLane(256, 64), 0) << "a lane looks at one group";
 }
 
+TEST(TopkRoutingConfigTest, ManyRowsShareAWarpUnlessAGroupLiesAcrossChunks) {
+  for (const std::int64_t e : {1, 8, 32, 33, 64, 100, 128, 160, 256, 384, 512}) {
+    const RoutingLanes many = RoutingLanesOfManyRows(e, 8, 0);
+    EXPECT_GE(many.lanes * many.values, e);
+    EXPECT_EQ(many.values % kRoutingChunk, 0);
+    EXPECT_EQ(32 % many.lanes, 0);
+    EXPECT_EQ(many.lanes * many.values, 32 * RoutingValuesPerLane(e, 1))
+        << "both kernels add exponentials up in the same pieces";
+  }
+  EXPECT_EQ(RoutingLanesOfManyRows(513, 8, 0).lanes, 0);
+  EXPECT_EQ(RoutingLanesOfManyRows(128, 9, 0).lanes, 0);
+  EXPECT_EQ(RoutingLanesOfManyRows(256, 8, 32).lanes, 8);
+  EXPECT_EQ(RoutingLanesOfManyRows(128, 8, 16).lanes, 4);
+  EXPECT_EQ(RoutingLanesOfManyRows(160, 6, 20).lanes, 0);
+  EXPECT_EQ(RoutingLanesOfManyRows(256, 8, 64).lanes, 0);
+}
+
 TEST(RowOpsConfigTest, ManySlotsAreMarkedInsteadOfScanned) {
   EXPECT_TRUE(ScanSlots(kMaxScannedSlots));
   EXPECT_FALSE(ScanSlots(kMaxScannedSlots + 1));
+}
+
+TEST(RowOpsConfigTest, FewSlotsAreCounted) {
+  EXPECT_TRUE(CountSlots(kMaxCountedSlots, 256));
+  EXPECT_FALSE(CountSlots(kMaxCountedSlots + 1, 256));
+  EXPECT_FALSE(CountSlots(0, 256));
+}
+
+TEST(RowOpsConfigTest, ARowsDotProductTakesWholeWarps) {
+  EXPECT_EQ(DotThreads(1), 32);
+  EXPECT_EQ(DotThreads(256), 256);
+  EXPECT_EQ(DotThreads(896), 448);
+  EXPECT_EQ(DotThreads(7168), 512);
 }
 
 TEST(GroupedGemmConfigTest, TilesGrowWithTheRowsOfAnExpert) {
