@@ -40,7 +40,11 @@ absl::StatusOr<DeviceLimits> CurrentDevice() {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&limits.shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   }
+  int major = 0, minor = 0;
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
   if (error != cudaSuccess) return FromCuda(error, "device limits");
+  limits.compute_capability = 10 * major + minor;
   return limits;
 }
 

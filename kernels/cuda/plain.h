@@ -23,6 +23,7 @@ constexpr std::int64_t CeilDiv(std::int64_t a, std::int64_t b) { return (a + b -
 struct DeviceLimits {
   int multiprocessors = 0;
   int shared_bytes_per_block = 0;  // with opt-in
+  int compute_capability = 0;      // 10 * major + minor
 };
 
 }  // namespace expertd::cuda

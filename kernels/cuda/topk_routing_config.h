@@ -9,8 +9,8 @@ inline constexpr int kRoutingWarpsPerBlock = 4;
 inline constexpr int kMaxValuesPerLane = 16;
 
 // Rows from which several of them share a warp: it does less work, one step after another; below, the device has warps
-// to spare. The answers' bits are the same. Measured on an H200: at 4096 x 128 a warp a row wins by 1.6 us, at 16384 x 128
-// it loses by 1.2 (softmax) and 6.6 (deepseek_v3).
+// to spare. The answers' bits are the same. Measured on an H200: at 4096 x 128 a warp a row wins by 1.6 us, at 16384 x
+// 128 it loses by 1.2 (softmax) and 6.6 (deepseek_v3).
 inline constexpr std::int64_t kManyRoutingRows = 8192;
 // What the kernel of many rows keeps of each list, and the step in which it looks at a row.
 inline constexpr int kRoutingChunk = 8;

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/grouped_gemm.h"
 #include "kernels/cuda/host.h"
+#include "kernels/cuda/weight_grad.h"
 #include "kernels/reference/loops.h"
 #include "kernels/reference/parallel.h"
 #include "tests/gpu/gpu_test.h"
@@ -179,6 +180,63 @@ TEST_F(GemmGpuTest, WeightGradIsTheReference) {
         }
       }
     }
+  }
+}
+
+// What a device chooses by itself on one run; here both kernels for tensor cores, wherever they can run.
+TEST_F(GemmGpuTest, WeightGradOfEveryKernelIsTheReference) {
+  const Groups groups = AllGroups()[SmallTests() ? 0 : 2];
+  const std::int64_t positions = groups.offsets.back(), e = static_cast<std::int64_t>(groups.offsets.size()) - 1;
+  for (const Shape shape : Cases<Shape>({{72, 136}, {136, 264}, {512, 128}}, {{72, 136}})) {
+    const HostArray grad = HostArray::Normal(DType::kBF16, positions * shape.out, 47);
+    const HostArray x = HostArray::Normal(DType::kBF16, positions * shape.in, 48);
+    HostArray want(DType::kF32, e * shape.out * shape.in);
+    reference::WeightGrad(e, shape.in, shape.out, grad.in(), x.in(), groups.offsets.data(), want.out());
+    const DeviceArray<std::byte> device_grad(grad.bytes), device_x(x.bytes), out(e * shape.out * shape.in * 4);
+    const DeviceArray<std::int32_t> offsets(groups.offsets);
+    const cuda::WeightGradLaunch launch = {.experts = e,
+                                           .in = shape.in,
+                                           .out_features = shape.out,
+                                           .blocks = 7,
+                                           .grad_out = device_grad.data(),
+                                           .x = device_x.data(),
+                                           .offsets = offsets.data(),
+                                           .grad_w = out.data()};
+    EXPERTD_ASSERT_OK(cuda::FromCuda(cuda::LaunchWeightGrad(launch, nullptr), "weight_grad"));
+    EXPECT_CLOSE(Fetch(out, DType::kF32), want, Tolerance(DType::kF32));
+  }
+}
+
+// The last step of an expert's positions holds the next expert's rows; what is not a number there must stay there.
+TEST_F(GemmGpuTest, WeightGradOfAPoisonedExpertHarmsNoOther) {
+  const std::vector<std::int32_t> host_offsets = OffsetsOf({33, 20, 64, 1});
+  const std::int64_t positions = host_offsets.back(), in = 72, out_features = 136;
+  HostArray grad = HostArray::Normal(DType::kBF16, positions * out_features, 49);
+  HostArray x = HostArray::Normal(DType::kBF16, positions * in, 50);
+  const auto run = [&] {
+    const DeviceArray<std::byte> device_grad(grad.bytes), device_x(x.bytes), out(4 * out_features * in * 4);
+    const DeviceArray<std::int32_t> offsets(host_offsets);
+    const MoeWeightGradArgs args = {.positions = positions,
+                                    .e = 4,
+                                    .in = in,
+                                    .out_features = out_features,
+                                    .grad_out = device_grad.data(),
+                                    .x = device_x.data(),
+                                    .offsets = offsets.data(),
+                                    .grad_w = out.data()};
+    const absl::Status status = cuda::MoeWeightGrad(args, {});
+    EXPECT_TRUE(status.ok()) << status;
+    return out.Host();
+  };
+  const std::vector<std::byte> clean = run();
+  for (std::int64_t i = 0; i < 20 * out_features; ++i) grad.out().Set(33 * out_features + i, std::nan(""));
+  for (std::int64_t i = 0; i < 20 * in; ++i) x.out().Set(33 * in + i, std::nan(""));
+  const std::vector<std::byte> got = run();
+  const std::int64_t bytes = out_features * in * 4;
+  for (const std::int64_t expert : {0, 2, 3}) {
+    EXPECT_TRUE(
+        std::equal(got.begin() + expert * bytes, got.begin() + (expert + 1) * bytes, clean.begin() + expert * bytes))
+        << expert;
   }
 }
 

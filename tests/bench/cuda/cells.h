@@ -7,7 +7,9 @@ namespace expertd::bench {
 
 void RunRoutingCells(Timer& timer);
 void RunRowCells(Timer& timer);
-// grouped GEMM with each large tile, the sorted forward at every N, the weight gradient; five published layers.
+// grouped GEMM with each large tile, the sorted forward at every N; five published layers.
 void RunGemmCells(Timer& timer);
+// The weight gradient, and all gradients, of the same layers.
+void RunBackwardCells(Timer& timer);
 
 }  // namespace expertd::bench

@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <numeric>
 
 #include "kernels/cuda/grouped_gemm.h"
 #include "kernels/cuda/host.h"
+#include "kernels/cuda/moe_backward.h"
 #include "tests/bench/cuda/cells.h"
 #include "tests/gpu/routed_ids.h"
 #include "tests/support/random.h"
@@ -112,6 +115,49 @@ void WeightGrad(Timer& timer, const Layer& l) {
                kCopyBandwidth, [&](cuda::Stream stream) { return cuda::MoeWeightGrad(args, stream); });
 }
 
+// All gradients of a layer at N = kMany, the weights' in f32.
+void Backward(Timer& timer, const Layer& l, cuda::Recompute recompute) {
+  const Weights weights(l);
+  const DeviceArray<std::int32_t> ids(testing::RoutedIds(kMany, l.e, l.k));
+  const DeviceArray<float> routing_weights(std::vector<float>(kMany * l.k, 0.125f)), grad_weights(kMany * l.k);
+  const DeviceArray<std::byte> rows = RandomBf16(kMany * l.d * 2, 1.0f), grad_out = RandomBf16(kMany * l.d * 2, 1.0f);
+  const DeviceArray<std::byte> out(kMany * l.d * 2), grad_rows(kMany * l.d * 2);
+  const DeviceArray<std::byte> grad_gate_up(l.e * 2 * l.f * l.d * 4), grad_down(l.e * l.d * l.f * 4);
+  const FusedMoeForwardArgs forward = {.n = kMany,
+                                       .d = l.d,
+                                       .e = l.e,
+                                       .k = l.k,
+                                       .f = l.f,
+                                       .rows = rows.data(),
+                                       .ids = ids.data(),
+                                       .weights = routing_weights.data(),
+                                       .gate_up = weights.gate_up.data(),
+                                       .down = weights.down.data(),
+                                       .out = out.data()};
+  const cuda::MoeBackwardArgs args = {.forward = forward,
+                                      .recompute = recompute,
+                                      .grad_out = grad_out.data(),
+                                      .grad_rows = grad_rows.data(),
+                                      .grad_weights = grad_weights.data(),
+                                      .grad_gate_up = grad_gate_up.data(),
+                                      .grad_down = grad_down.data()};
+  const DeviceWorkspace saved(cuda::SavedBytes(forward, recompute)), workspace = DeviceWorkspace::For(args);
+  const DeviceWorkspace forward_workspace(cuda::MoeForwardWorkspaceBytes(forward, recompute));
+  EXPERTD_CHECK_CUDA(cudaDeviceSynchronize());
+  if (const absl::Status status = cuda::MoeForward(forward, recompute, saved, forward_workspace, {}); !status.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+    std::abort();
+  }
+  EXPERTD_CHECK_CUDA(cudaDeviceSynchronize());
+  const double weight_elements = 3.0 * l.e * l.f * l.d;
+  timer.Report({.op = "moe_backward",
+                .shape = std::string(l.name) + (recompute == cuda::Recompute::kNothing ? " f32" : " f32 recompute"),
+                .rows = kMany,
+                .bytes = 6.0 * weight_elements + 6.0 * kMany * l.d,
+                .flops = 12.0 * kMany * l.k * l.f * l.d},
+               kCopyBandwidth, [&](cuda::Stream stream) { return cuda::MoeBackward(args, saved, workspace, stream); });
+}
+
 }  // namespace
 
 void RunGemmCells(Timer& timer) {
@@ -126,7 +172,14 @@ void RunGemmCells(Timer& timer) {
       }
       for (const std::int64_t n : kRows) Forward(timer, layer, weights, n);
     }
+  }
+}
+
+void RunBackwardCells(Timer& timer) {
+  for (const Layer& layer : kLayers) {
     WeightGrad(timer, layer);
+    Backward(timer, layer, cuda::Recompute::kNothing);
+    Backward(timer, layer, cuda::Recompute::kActivations);
   }
 }
 
