@@ -5,8 +5,8 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
-# The driver's own library is not packed: it belongs to the machine.
-path=$here/lib:/usr/local/nvidia/lib64:/usr/local/nvidia/lib:${LD_LIBRARY_PATH:-}
+# The driver's own library is not packed, nor is cuBLAS, which is large: they belong to the machine.
+path=$here/lib:/usr/local/nvidia/lib64:/usr/local/nvidia/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
 runner=(env "LD_LIBRARY_PATH=$path")
 if ! "${runner[@]}" "$here/bin/cuda_ops_test" --gtest_list_tests >/dev/null 2>&1; then
   runner=("$here/glibc/ld-linux-x86-64.so.2" --library-path "$here/glibc:$path:/usr/lib/x86_64-linux-gnu")

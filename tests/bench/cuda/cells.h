@@ -11,5 +11,7 @@ void RunRowCells(Timer& timer);
 void RunGemmCells(Timer& timer);
 // The weight gradient, and all gradients, of the same layers.
 void RunBackwardCells(Timer& timer);
+// The batched path beside the cuBLAS products in it, where cuBLAS is installed.
+void RunBatchedCells(Timer& timer);
 
 }  // namespace expertd::bench

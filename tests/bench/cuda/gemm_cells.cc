@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "kernels/cuda/batched_moe_forward.h"
 #include "kernels/cuda/grouped_gemm.h"
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/moe_backward.h"
@@ -115,6 +116,59 @@ void WeightGrad(Timer& timer, const Layer& l) {
                kCopyBandwidth, [&](cuda::Stream stream) { return cuda::MoeWeightGrad(args, stream); });
 }
 
+// The batched path, and its two products alone: the rest of its time is for moving rows.
+void Batched(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n, cuda::Cublas& cublas) {
+  const std::vector<std::int32_t> host_ids = testing::RoutedIds(n, l.e, l.k);
+  std::vector<std::int64_t> held(static_cast<std::size_t>(l.e));
+  for (const std::int32_t id : host_ids) ++held[id];
+  const std::int64_t max_tokens = *std::max_element(held.begin(), held.end()), positions = l.e * max_tokens;
+  const DeviceArray<std::int32_t> ids(host_ids), overflow(1);
+  const DeviceArray<float> routing_weights(std::vector<float>(n * l.k, 0.125f));
+  const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(n * l.d * 2);
+  cuda::BatchedMoeForwardArgs args = {.max_tokens = max_tokens, .overflow = overflow.data()};
+  args.forward = {.n = n,
+                  .d = l.d,
+                  .e = l.e,
+                  .k = l.k,
+                  .f = l.f,
+                  .rows = rows.data(),
+                  .ids = ids.data(),
+                  .weights = routing_weights.data(),
+                  .gate_up = weights.gate_up.data(),
+                  .down = weights.down.data(),
+                  .out = out.data()};
+  const DeviceWorkspace workspace = DeviceWorkspace::For(args);
+  const DeviceArray<std::byte> x = RandomBf16(positions * l.d * 2, 1.0f), both(positions * 2 * l.f * 2);
+  const DeviceArray<std::byte> hidden = RandomBf16(positions * l.f * 2, 1.0f), cublas_memory(cublas.kWorkspaceBytes);
+  const cuda::Cublas::Product up = {.experts = l.e,
+                                    .rows = max_tokens,
+                                    .in = l.d,
+                                    .out_features = 2 * l.f,
+                                    .x = x.data(),
+                                    .w = weights.gate_up.data(),
+                                    .out = both.data()};
+  const cuda::Cublas::Product down = {.experts = l.e,
+                                      .rows = max_tokens,
+                                      .in = l.f,
+                                      .out_features = l.d,
+                                      .x = hidden.data(),
+                                      .w = weights.down.data(),
+                                      .out = x.data()};
+  const double flops = 6.0 * n * l.k * l.f * l.d, weight_bytes = 6.0 * l.e * l.f * l.d;
+  const double moved = 2.0 * (2.0 * n * l.d + 1.0 * positions * l.d + 3.0 * positions * l.f + 1.0 * n * l.k * l.d);
+  const std::string shape = std::string(l.name) + " max_tokens " + std::to_string(max_tokens);
+  timer.Report({.op = "cublas_products", .shape = shape, .rows = n, .bytes = weight_bytes, .flops = flops},
+               kReadBandwidth, [&](cuda::Stream stream) {
+                 const absl::Status status = cublas.Multiply(up, cublas_memory.data(), stream);
+                 return status.ok() ? cublas.Multiply(down, cublas_memory.data(), stream) : status;
+               });
+  std::printf("%-26s %-34s N %6lld %10.1f us\n", "rest at copy bandwidth", shape.c_str(), static_cast<long long>(n),
+              moved / kCopyBandwidth * 1e6);
+  timer.Report({.op = "batched_moe_forward", .shape = shape, .rows = n, .bytes = weight_bytes, .flops = flops},
+               kReadBandwidth,
+               [&](cuda::Stream stream) { return cuda::BatchedMoeForward(args, cublas, workspace, stream); });
+}
+
 // All gradients of a layer at N = kMany, the weights' in f32.
 void Backward(Timer& timer, const Layer& l, cuda::Recompute recompute) {
   const Weights weights(l);
@@ -180,6 +234,18 @@ void RunBackwardCells(Timer& timer) {
     WeightGrad(timer, layer);
     Backward(timer, layer, cuda::Recompute::kNothing);
     Backward(timer, layer, cuda::Recompute::kActivations);
+  }
+}
+
+void RunBatchedCells(Timer& timer) {
+  const absl::StatusOr<std::unique_ptr<cuda::Cublas>> cublas = cuda::Cublas::Create();
+  if (!cublas.ok()) {
+    std::printf("not measured: %s\n", std::string(cublas.status().message()).c_str());
+    return;
+  }
+  for (const Layer& layer : kLayers) {
+    const Weights weights(layer);
+    for (const std::int64_t n : {std::int64_t{512}, kMany}) Batched(timer, layer, weights, n, **cublas);
   }
 }
 

@@ -1,5 +1,5 @@
 // Speed of the CUDA operations on the current device: one line a cell, and JSON with --json FILE.
-// usage: cuda_ops_bench [routing] [rows] [gemm] [backward] [--json FILE]      (no name: all)
+// usage: cuda_ops_bench [routing] [rows] [gemm] [backward] [batched] [--json FILE]      (no name: all)
 #include <cstdio>
 #include <cstring>
 
@@ -50,6 +50,7 @@ int Main(int argc, char** argv) {
   if (wants("rows")) RunRowCells(timer);
   if (wants("gemm")) RunGemmCells(timer);
   if (wants("backward")) RunBackwardCells(timer);
+  if (wants("batched")) RunBatchedCells(timer);
   if (json != nullptr && !timer.WriteJson(json)) {
     std::fprintf(stderr, "cuda_ops_bench: cannot write %s\n", json);
     return 1;
