@@ -4,6 +4,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "kernels/cpu/cpu_engine.h"
+#ifdef EXPERTD_WITH_CUDA
+#include "kernels/cuda/engine/cuda_engine.h"
+#endif
 
 namespace expertd {
 namespace {
@@ -16,6 +19,21 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCpu(const EngineOptions& options) {
   return MakeCpuEngine(cpu);
 }
 
+#ifdef EXPERTD_WITH_CUDA
+absl::StatusOr<std::unique_ptr<Engine>> MakeCuda(int index, const EngineOptions& options) {
+  CudaEngineOptions cuda;
+  cuda.device = index;
+  if (options.max_batch_rows != 0) cuda.max_batch_rows = options.max_batch_rows;
+  if (options.row_buffer_bytes != 0) cuda.row_buffer_bytes = options.row_buffer_bytes;
+  return MakeCudaEngine(cuda);
+}
+#else
+absl::StatusOr<std::unique_ptr<Engine>> MakeCuda(int index, const EngineOptions&) {
+  return absl::UnavailableError(
+      absl::StrFormat("device: cuda:%d: this expertd was built without CUDA and has only cpu", index));
+}
+#endif
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, const EngineOptions& options) {
@@ -23,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, con
   absl::string_view index_text = device;
   int index = 0;
   if (absl::ConsumePrefix(&index_text, "cuda:") && absl::SimpleAtoi(index_text, &index) && index >= 0) {
-    return absl::UnavailableError(absl::StrFormat("device: %s: this expertd has no CUDA engine, only cpu", device));
+    return MakeCuda(index, options);
   }
   return absl::InvalidArgumentError(absl::StrFormat("device: '%s' is neither cpu nor cuda:<index>", device));
 }

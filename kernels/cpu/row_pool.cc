@@ -3,6 +3,7 @@
 #include <bit>
 #include <map>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,7 +25,7 @@ void Free(std::byte* data) { ::operator delete(data, kAlignment); }
 
 class RowPool::State {
  public:
-  explicit State(std::size_t budget) : budget_(budget) {}
+  State(std::size_t budget, RowMemory memory) : budget_(budget), memory_(std::move(memory)) {}
   ~State() {
     MutexLock lock(mutex_);
     DropKept(0);
@@ -43,7 +44,7 @@ class RowPool::State {
     }
     if (capacity > budget_ - used_bytes_) return nullptr;
     DropKept(budget_ - used_bytes_ - capacity);
-    std::byte* data = Allocate(capacity);
+    std::byte* data = memory_.allocate(capacity);
     if (data != nullptr) used_bytes_ += capacity;
     return data;
   }
@@ -65,7 +66,7 @@ class RowPool::State {
   void DropKept(std::size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     for (auto it = kept_.rbegin(); it != kept_.rend() && kept_bytes_ > bytes; ++it) {
       while (!it->second.empty() && kept_bytes_ > bytes) {
-        Free(it->second.back());
+        memory_.free(it->second.back());
         it->second.pop_back();
         kept_bytes_ -= it->first;
       }
@@ -73,14 +74,18 @@ class RowPool::State {
   }
 
   const std::size_t budget_;
+  const RowMemory memory_;
   mutable Mutex mutex_;
   std::size_t used_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::size_t kept_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::size_t, std::vector<std::byte*>> kept_ ABSL_GUARDED_BY(mutex_);  // by capacity
 };
 
-RowPool::RowPool(std::int64_t budget_bytes)
-    : state_(std::make_shared<State>(budget_bytes < 0 ? 0 : static_cast<std::size_t>(budget_bytes))) {}
+RowPool::RowPool(std::int64_t budget_bytes) : RowPool(budget_bytes, {Allocate, Free}) {}
+
+RowPool::RowPool(std::int64_t budget_bytes, RowMemory memory)
+    : state_(
+          std::make_shared<State>(budget_bytes < 0 ? 0 : static_cast<std::size_t>(budget_bytes), std::move(memory))) {}
 
 std::size_t RowPool::CapacityFor(std::size_t bytes) {
   if (bytes <= kSmallest) return kSmallest;

@@ -10,7 +10,10 @@ namespace expertd::cuda {
 absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream) {
   const absl::StatusOr<DeviceLimits> device = CurrentDevice();
   if (!device.ok()) return device.status();
-  if (UsesTensorCores(launch.element, launch.in)) {
+  if (launch.weights == WeightCode::kElement) {
+    launch.weights = launch.element == Element::kBF16 ? WeightCode::kBF16 : WeightCode::kF32;
+  }
+  if (UsesTensorCores(launch.element, launch.weights, launch.in)) {
     if (!Aligned16({launch.x, launch.w, launch.out})) {
       return absl::InvalidArgumentError("x, w, out: bf16 rows must be 16-byte aligned");
     }

@@ -10,7 +10,8 @@ namespace expertd::cuda {
 
 struct GroupedGemmLaunch {
   std::int64_t positions = 0, experts = 0, in = 0, out_features = 0;
-  Element element = Element::kBF16;
+  Element element = Element::kBF16;          // of x and out
+  WeightCode weights = WeightCode::kElement;  // of w
   GemmTile tile = GemmTile::k64x8;
   int blocks = 1;
   const void* x = nullptr;                // [*, in]
@@ -18,12 +19,13 @@ struct GroupedGemmLaunch {
   int rows_divisor = 1;                   // the x row of a position is gather[position] / rows_divisor
   const std::int32_t* offsets = nullptr;  // [experts + 1]
   const void* w = nullptr;                // [experts, out_features, in]
+  const void* scales = nullptr;           // of w, as WeightCode says, for each expert
   void* out = nullptr;                    // [positions, out_features]
 };
 
-// bf16, `in` a multiple of 8, all pointers 16-byte aligned.
+// bf16 rows and weights, `in` a multiple of 8, all pointers 16-byte aligned.
 int LaunchGroupedGemm(const GroupedGemmLaunch& launch, void* stream);
-// Any shape; bf16 or f32.
+// Any shape, rows in bf16 or f32, any weights.
 int LaunchGroupedGemmPlain(const GroupedGemmLaunch& launch, void* stream);
 
 }  // namespace expertd::cuda

@@ -59,9 +59,10 @@ constexpr int GemmBlocks(GemmTile tile, std::int64_t positions, std::int64_t exp
 // The plain kernel's blocks of 256 threads.
 constexpr int PlainGemmBlocks(const DeviceLimits& device) { return device.multiprocessors * 4; }
 
-// Tensor cores take bf16 rows of whole 16-byte vectors. Decided by the shape alone: the other kernel's bits differ.
-constexpr bool UsesTensorCores(Element element, std::int64_t in) {
-  return element == Element::kBF16 && in % VectorElements(Element::kBF16) == 0;
+// Tensor cores take bf16 rows of whole 16-byte vectors. Decided by types and shape alone: the other kernel's bits
+// differ.
+constexpr bool UsesTensorCores(Element element, WeightCode weights, std::int64_t in) {
+  return element == Element::kBF16 && weights == WeightCode::kBF16 && in % VectorElements(Element::kBF16) == 0;
 }
 
 }  // namespace expertd::cuda

@@ -6,6 +6,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/grouped_gemm.h"
 #include "kernels/cuda/tile_schedule.cuh"
+#include "kernels/cuda/weight_codes.cuh"
 
 namespace expertd::cuda {
 namespace {
@@ -14,7 +15,25 @@ constexpr int kTile = 32;
 constexpr int kThreads = 256;
 constexpr int kRowsAtOnce = kThreads / kTile;
 
-template <typename T>
+// Element k of row `row` of all experts' rows.
+template <WeightCode kCode>
+__device__ float WeightAt(const GroupedGemmLaunch& launch, std::int64_t row, std::int64_t k) {
+  const std::int64_t at = row * launch.in + k;
+  if constexpr (kCode == WeightCode::kBF16) return ToFloat(static_cast<const bf16*>(launch.w)[at]);
+  if constexpr (kCode == WeightCode::kF16) return __half2float(static_cast<const __half*>(launch.w)[at]);
+  if constexpr (kCode == WeightCode::kF32) return static_cast<const float*>(launch.w)[at];
+  if constexpr (kCode == WeightCode::kFp8) {
+    const float* const scales = static_cast<const float*>(launch.scales) + row * ((launch.in + 127) / 128);
+    return Fp8ToFloat(static_cast<const std::uint8_t*>(launch.w)[at]) * scales[k / 128];
+  }
+  if constexpr (kCode == WeightCode::kMxfp4) {
+    const std::uint8_t pair = static_cast<const std::uint8_t*>(launch.w)[at / 2];
+    const std::uint8_t scale = static_cast<const std::uint8_t*>(launch.scales)[at / 32];
+    return Fp4ToFloat(k % 2 == 0 ? pair & 15 : pair >> 4) * E8m0ToFloat(scale);
+  }
+}
+
+template <typename T, WeightCode kCode>
 __global__ void __launch_bounds__(kThreads) PlainKernel(const __grid_constant__ GroupedGemmLaunch launch) {
   extern __shared__ std::int32_t starts[];
   __shared__ float x[kTile][kTile], w[kTile][kTile + 1];  // [row][k]; the odd pitch spreads columns over the banks
@@ -44,8 +63,7 @@ __global__ void __launch_bounds__(kThreads) PlainKernel(const __grid_constant__ 
                              ? ToFloat(static_cast<const T*>(launch.x)[source[i] * launch.in + k + column])
                              : 0.0f;
         w[row][column] = inside && feature < launch.out_features
-                             ? ToFloat(static_cast<const T*>(
-                                   launch.w)[(tile.expert * launch.out_features + feature) * launch.in + k + column])
+                             ? WeightAt<kCode>(launch, tile.expert * launch.out_features + feature, k + column)
                              : 0.0f;
       }
       __syncthreads();
@@ -67,17 +85,35 @@ __global__ void __launch_bounds__(kThreads) PlainKernel(const __grid_constant__ 
   }
 }
 
+template <typename T>
+int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
+  const std::size_t starts = (launch.experts + 1) * sizeof(std::int32_t);
+  const auto run = [&](auto kernel) {
+    kernel<<<launch.blocks, kThreads, starts, stream>>>(launch);
+    return cudaGetLastError();
+  };
+  switch (launch.weights) {
+    case WeightCode::kElement:
+      break;
+    case WeightCode::kBF16:
+      return run(PlainKernel<T, WeightCode::kBF16>);
+    case WeightCode::kF16:
+      return run(PlainKernel<T, WeightCode::kF16>);
+    case WeightCode::kF32:
+      return run(PlainKernel<T, WeightCode::kF32>);
+    case WeightCode::kFp8:
+      return run(PlainKernel<T, WeightCode::kFp8>);
+    case WeightCode::kMxfp4:
+      return run(PlainKernel<T, WeightCode::kMxfp4>);
+  }
+  return cudaErrorInvalidValue;
+}
+
 }  // namespace
 
 int LaunchGroupedGemmPlain(const GroupedGemmLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
-  const std::size_t starts = (launch.experts + 1) * sizeof(std::int32_t);
-  if (launch.element == Element::kBF16) {
-    PlainKernel<bf16><<<launch.blocks, kThreads, starts, stream>>>(launch);
-  } else {
-    PlainKernel<float><<<launch.blocks, kThreads, starts, stream>>>(launch);
-  }
-  return cudaGetLastError();
+  return launch.element == Element::kBF16 ? Launch<bf16>(launch, stream) : Launch<float>(launch, stream);
 }
 
 }  // namespace expertd::cuda

@@ -12,6 +12,17 @@ enum class Element : std::uint8_t { kBF16, kF32 };
 // expertd::Activation, value for value (checked in host.cc).
 enum class Gate : std::uint8_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2, kSwigluOai };
 
+// How a matrix of weights lies in device memory, [out, in] for each expert. Those with scales are computed exactly to
+// their dequantised values.
+enum class WeightCode : std::uint8_t {
+  kElement,  // as the rows that it meets
+  kBF16,
+  kF16,
+  kF32,
+  kFp8,    // e4m3; scales f32 [out, ceil(in / 128)]: the checkpoint's 128 x 128 blocks, repeated for each row
+  kMxfp4,  // e2m1, two a byte, low nibble first; scales e8m0 [out, in / 32]
+};
+
 constexpr int SizeOf(Element element) { return element == Element::kBF16 ? 2 : 4; }
 
 // Elements of one 16-byte access.

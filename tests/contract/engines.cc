@@ -36,6 +36,12 @@ std::vector<EngineCase> FindEngines() {
       std::cerr << "not run on this machine: " << engine.name << ": " << made.status().message() << "\n";
     }
   }
+  const EngineCase cuda = {"cuda_0", [](const EngineOptions& options) { return MakeEngine("cuda:0", options); }};
+  if (const auto made = cuda.make({}); made.ok()) {
+    engines.push_back(cuda);
+  } else {
+    std::cerr << "not run on this machine: " << cuda.name << ": " << made.status().message() << "\n";
+  }
   return engines;
 }
 

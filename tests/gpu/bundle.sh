@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Builds the CUDA tests and benchmarks and packs them, with every shared library that they need and the loader, into one
+# Builds the CUDA tests and benchmarks, the engine's contract tests, the server and its client and packs them, with every shared library that they need and the loader, into one
 # folder that runs on a machine with only an NVIDIA driver: build/bundle/run.sh there runs everything.
 # usage: tests/gpu/bundle.sh [build folder]      (default: build/gpu)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${1:-build/gpu}
 bundle=build/bundle
-programs=(cuda_ops_test cuda_ops_bench)
+programs=(cuda_ops_test cuda_ops_bench expertd expertd-client)
+for suite in tests/contract/*_test.cc; do programs+=("contract_$(basename "$suite" .cc)"); done
 
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DEXPERTD_WERROR=ON -DEXPERTD_CUDA=ON >/dev/null
 ninja -C "$build" "${programs[@]}"
@@ -21,5 +22,6 @@ done | sort -u | grep -vE '/lib(c|m)\.so' | while read -r library; do cp -L "$li
 libc=$(dirname "$(ldd "$build/bin/${programs[0]}" | awk '$1 == "libc.so.6" {print $3}')")
 cp -L "$libc"/{libc.so.6,libm.so.6,libdl.so.2,librt.so.1,libpthread.so.0,ld-linux-x86-64.so.2} "$bundle/glibc/"
 cp tests/gpu/run.sh "$bundle/run.sh"
+cp -r tests/data/golden "$bundle/golden"
 git log -1 --format='%h %s' >"$bundle/commit"
 du -sh "$bundle"

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs what bundle.sh packed: every CUDA test, a subset under compute-sanitizer where it is installed, the benchmarks.
-# Exit code 1 when a test failed.
-# usage: run.sh [tests] [sanitizer] [bench]      (no name: all); JSON of the benchmarks goes to $OUT or the folder
+# Runs what bundle.sh packed: every CUDA test, the contract suite on the CUDA engine, `expertd verify` of every golden
+# checkpoint, a server under load with bit checks, a subset under compute-sanitizer where it is installed, the
+# benchmarks. Exit code 1 when something failed.
+# usage: run.sh [tests] [contract] [verify] [serve] [sanitizer] [bench]      (no name: all); JSON of the benchmarks and
+# logs of the servers go to $OUT or the folder
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
@@ -23,6 +25,55 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader || echo "no nvi
 if wants tests "$@"; then
   echo "== tests"
   packed cuda_ops_test --gtest_brief=1 || failed=1
+fi
+
+if wants contract "$@"; then
+  for suite in "$here"/bin/contract_*_test; do
+    echo "== $(basename "$suite") on cuda:0"
+    EXPERTD_TEST_DATA=$here packed "$(basename "$suite")" --gtest_filter='*cuda_0' --gtest_brief=1 || failed=1
+    packed "$(basename "$suite")" --gtest_filter='*cuda_0' --gtest_list_tests 2>/dev/null | grep -q cuda_0 ||
+      { echo "no test ran on the device"; failed=1; }
+  done
+fi
+
+if wants verify "$@"; then
+  for checkpoint in "$here"/golden/*/; do
+    echo "== verify $(basename "$checkpoint")"
+    packed expertd verify --checkpoint "$checkpoint" --io "$checkpoint/io.safetensors" --device cuda:0 || failed=1
+    packed expertd verify --checkpoint "$checkpoint" --device cuda:0 --rows 300 || failed=1
+  done
+fi
+
+# Serves one layer with a real model's shapes and load-tests it: serve_and_bench MODEL.
+serve_and_bench() {
+  local log=$out/serve-$1.log checkpoint server endpoint status=0
+  checkpoint=$(mktemp -d)
+  packed expertd synth --like "$1" --layers 1 --out "$checkpoint/model" >/dev/null || return 1
+  packed expertd serve --checkpoint "$checkpoint/model" --device cuda:0 --listen 127.0.0.1:0 \
+    --metrics-address 127.0.0.1:0 >"$log" 2>&1 &
+  server=$!
+  for _ in $(seq 600); do
+    grep -q '^ready' "$log" && break
+    kill -0 "$server" 2>/dev/null || { cat "$log"; return 1; }
+    sleep 0.1
+  done
+  endpoint=$(sed -n 's/^listening on //p' "$log")
+  grep -a 'path=' "$log" | head -1
+  for load in "1 1" "8 16" "32 64" "16 512"; do
+    echo "-- ${load% *} requests in flight, ${load#* } rows each"
+    packed expertd-client bench --endpoint "$endpoint" --concurrency "${load% *}" --rows "${load#* }" --warmup-s 0.5 \
+      --duration-s 2 --check || status=1
+  done
+  kill -TERM "$server"
+  wait "$server" || { echo "the server's exit code is $?"; status=1; }
+  rm -rf "$checkpoint"
+  return $status
+}
+if wants serve "$@"; then
+  for model in olmoe mixtral; do
+    echo "== serve $model on cuda:0"
+    serve_and_bench "$model" || failed=1
+  done
 fi
 
 # One small case of every kernel and element type: the checker slows kernels down a hundredfold.

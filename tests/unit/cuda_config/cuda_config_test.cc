@@ -108,9 +108,9 @@ TEST(GroupedGemmConfigTest, TheGridIsResidentAndNotLargerThanTheWork) {
 }
 
 TEST(GroupedGemmConfigTest, TensorCoresTakeWholeVectorsOfBf16) {
-  EXPECT_TRUE(UsesTensorCores(Element::kBF16, 2880));
-  EXPECT_FALSE(UsesTensorCores(Element::kBF16, 2881));
-  EXPECT_FALSE(UsesTensorCores(Element::kF32, 2880));
+  EXPECT_TRUE(UsesTensorCores(Element::kBF16, WeightCode::kBF16, 2880));
+  EXPECT_FALSE(UsesTensorCores(Element::kBF16, WeightCode::kBF16, 2881));
+  EXPECT_FALSE(UsesTensorCores(Element::kF32, WeightCode::kF32, 2880));
 }
 
 TEST(WeightGradConfigTest, TilesCoverEveryGradient) {

@@ -1,0 +1,188 @@
+#include "kernels/cuda/engine/batch_plan.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/engine/router_gemm.h"
+
+namespace expertd::cuda {
+namespace {
+
+// Below, a copy of its own costs more than a pass through the staging buffer.
+constexpr std::int64_t kStagedBytes = 32 << 10;
+
+std::int64_t Aligned(std::int64_t bytes) { return CeilDiv(bytes, 16) * 16; }
+
+bool UsesShared(const CudaLayer& layer, const Segment& segment) {
+  return segment.shared_expert && layer.shared().count > 0;
+}
+
+class Chunker {
+ public:
+  Chunker(const CudaLayer& layer, DType dtype, const ChunkLimits& limits,
+          absl::FunctionRef<absl::Status(const Chunk&)> run)
+      : layer_(layer), limits_(limits), run_(run) {
+    chunk_.dtype = dtype;
+  }
+
+  absl::Status Add(const Segment& segment) {
+    for (std::int64_t done = 0; done < segment.rows;) {
+      const std::int64_t rows = RowsThatFit(segment, segment.rows - done);
+      if (rows == 0) {
+        if (chunk_.n == 0) {
+          return absl::ResourceExhaustedError(
+              absl::StrCat("workspace: ", limits_.workspace_bytes, " bytes, and ", limits_.staging_bytes,
+                           " of staging, do not hold one row of ", layer_.spec().Name(), " with ",
+                           std::max(segment.k, layer_.spec().experts_per_token), " slots"));
+        }
+        if (absl::Status status = Flush(); !status.ok()) return status;
+        continue;
+      }
+      chunk_.pieces.push_back({&segment, done, rows, chunk_.n, chunk_.out_bytes, IsSmall(segment)});
+      Count(segment, rows, chunk_);
+      done += rows;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Flush() {
+    if (chunk_.n == 0) return absl::OkStatus();
+    absl::Status status = run_(chunk_);
+    chunk_ = {.dtype = chunk_.dtype};
+    return status;
+  }
+
+ private:
+  std::int64_t d() const { return layer_.spec().hidden_size; }
+
+  bool IsSmall(const Segment& segment) const { return segment.rows * d() * 4 <= kStagedBytes; }
+
+  // Adds rows of `segment` to the chunk's sizes.
+  void Count(const Segment& segment, std::int64_t rows, Chunk& chunk) const {
+    chunk.n += rows;
+    chunk.routed_rows += segment.k == 0 ? rows : 0;
+    chunk.shared_rows += UsesShared(layer_, segment) ? rows : 0;
+    chunk.kc = std::max(chunk.kc, segment.k > 0 ? segment.k : layer_.spec().experts_per_token);
+    chunk.out_bytes += Aligned(rows * BytesOf(segment.output_dtype, d()));
+    if (IsSmall(segment)) chunk.staged_bytes += Aligned(rows * d() * 4);
+  }
+
+  std::int64_t Needed(const Chunk& chunk) const {
+    Scratch scratch;
+    PlaceChunk(layer_, chunk, scratch);
+    return scratch.used();
+  }
+  bool Fits(const Chunk& chunk) const {
+    Scratch control, routing;
+    PlaceControl(chunk, control);
+    PlaceRouting(chunk, layer_.spec().experts_per_token, routing);
+    return chunk.n <= limits_.rows && Needed(chunk) <= limits_.workspace_bytes &&
+           std::max(control.used(), routing.used()) + chunk.staged_bytes <= limits_.staging_bytes;
+  }
+
+  // The most of `rows` rows that still fit into the chunk.
+  std::int64_t RowsThatFit(const Segment& segment, std::int64_t rows) const {
+    const auto fits = [&](std::int64_t count) {
+      Chunk sizes = {.dtype = chunk_.dtype,
+                     .n = chunk_.n,
+                     .routed_rows = chunk_.routed_rows,
+                     .shared_rows = chunk_.shared_rows,
+                     .kc = chunk_.kc,
+                     .staged_bytes = chunk_.staged_bytes,
+                     .out_bytes = chunk_.out_bytes};
+      Count(segment, count, sizes);
+      return Fits(sizes);
+    };
+    if (fits(rows)) return rows;
+    std::int64_t low = 0, high = rows;  // low rows fit, high do not
+    while (high - low > 1) {
+      const std::int64_t middle = (low + high) / 2;
+      (fits(middle) ? low : high) = middle;
+    }
+    return low;
+  }
+
+  const CudaLayer& layer_;
+  const ChunkLimits& limits_;
+  const absl::FunctionRef<absl::Status(const Chunk&)> run_;
+  Chunk chunk_;
+};
+
+ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, std::int64_t size, Scratch& scratch) {
+  if (experts.count == 0) return {};
+  ExpertChain chain;
+  chain.gate_up = scratch.Take<std::byte>(positions * 2 * experts.f * size);
+  chain.hidden = scratch.Take<std::byte>(positions * experts.f * size);
+  chain.out = scratch.Take<std::byte>(positions * experts.d * size);
+  return chain;
+}
+
+}  // namespace
+
+ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch) {
+  const std::int64_t given = (chunk.n - chunk.routed_rows) * chunk.kc;
+  ChunkControl control;
+  control.given_ids = scratch.Take<std::int32_t>(given);
+  control.given_weights = scratch.Take<float>(given);
+  control.shared_row = scratch.Take<std::int32_t>(chunk.n);
+  control.shared_list = scratch.Take<std::int32_t>(chunk.shared_rows);
+  control.shared_offsets = scratch.Take<std::int32_t>(2);
+  control.out_place = scratch.Take<std::int64_t>(chunk.n);
+  return control;
+}
+
+ChunkRouting PlaceRouting(const Chunk& chunk, std::int64_t k, Scratch& scratch) {
+  ChunkRouting routing;
+  routing.ids = scratch.Take<std::int32_t>(chunk.routed_rows * k);
+  routing.weights = scratch.Take<float>(chunk.routed_rows * k);
+  return routing;
+}
+
+ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scratch) {
+  const LayerSpec& spec = layer.spec();
+  const std::int64_t size = BitsOf(chunk.dtype) / 8, d = spec.hidden_size, slots = chunk.slots();
+  ChunkMemory memory;
+  memory.control = PlaceControl(chunk, scratch);
+  memory.control_bytes = scratch.used();
+  memory.routing = PlaceRouting(chunk, spec.experts_per_token, scratch);
+  memory.routing_bytes = scratch.used() - memory.control_bytes;
+  memory.x = scratch.Take<std::byte>(chunk.n * d * size);
+  memory.logits = scratch.Take<float>(chunk.routed_rows * spec.num_experts);
+  // The most partial sums are needed by as many rows as are still split.
+  memory.partial = scratch.Take<float>(RouterPartials(std::min(chunk.n, kRouterSplitRows), spec.num_experts, d));
+  memory.shared_gate = scratch.Take<float>(chunk.shared_rows > 0 ? chunk.n : 0);
+  memory.ids = scratch.Take<std::int32_t>(slots);
+  memory.weights = scratch.Take<float>(slots);
+  memory.sort = PlanSort(slots, std::max<std::int64_t>(1, spec.held_experts), scratch);
+  memory.sort.ids = memory.ids;
+  memory.sort.counts = scratch.Take<std::int32_t>(spec.held_experts);
+  memory.sort.offsets = scratch.Take<std::int32_t>(spec.held_experts + 1);
+  memory.sort.sorted_slots = scratch.Take<std::int32_t>(slots);
+  memory.sort.positions = scratch.Take<std::int32_t>(slots);
+  if (spec.routing.weight_on_input) memory.scaled = scratch.Take<std::byte>(slots * d * size);
+  memory.experts = PlaceChain(slots, layer.experts(), size, scratch);
+  memory.shared = PlaceChain(chunk.shared_rows, layer.shared(), size, scratch);
+  memory.out = scratch.Take<std::byte>(chunk.out_bytes);
+  return memory;
+}
+
+absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segments, DType dtype,
+                          const ChunkLimits& limits, absl::FunctionRef<absl::Status(const Chunk&)> run) {
+  // Server-routed rows first; small segments beside each other.
+  std::vector<const Segment*> order;
+  for (const Segment& segment : segments) {
+    if (segment.input_dtype == dtype && segment.rows > 0) order.push_back(&segment);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](const Segment* a, const Segment* b) {
+    return std::tuple(a->k > 0, a->rows * layer.spec().hidden_size * 4 > kStagedBytes) <
+           std::tuple(b->k > 0, b->rows * layer.spec().hidden_size * 4 > kStagedBytes);
+  });
+  Chunker chunker(layer, dtype, limits, run);
+  for (const Segment* segment : order) {
+    if (absl::Status status = chunker.Add(*segment); !status.ok()) return status;
+  }
+  return chunker.Flush();
+}
+
+}  // namespace expertd::cuda

@@ -1,0 +1,94 @@
+// How a batch is cut into chunks that the workspace holds, and where everything of a chunk lies. Host arithmetic only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "kernels/cuda/engine/cuda_layer.h"
+#include "kernels/cuda/expert_sort.h"
+#include "kernels/cuda/host.h"
+#include "kernels/engine.h"
+
+namespace expertd::cuda {
+
+// A range of a segment's rows.
+struct Piece {
+  const Segment* segment = nullptr;
+  std::int64_t first = 0;  // row of the segment
+  std::int64_t rows = 0;
+  std::int64_t row = 0;        // row of the chunk
+  std::int64_t out_place = 0;  // byte of the chunk's output
+  bool staged = false;         // small: goes through the page-locked buffer, with its neighbours in one copy
+  std::int64_t in_bytes(std::int64_t d) const { return rows * BytesOf(segment->input_dtype, d); }
+  std::int64_t out_bytes(std::int64_t d) const { return rows * BytesOf(segment->output_dtype, d); }
+};
+
+// Rows of one type, server-routed ones first.
+struct Chunk {
+  DType dtype = DType::kBF16;
+  std::vector<Piece> pieces;
+  std::int64_t n = 0, routed_rows = 0, shared_rows = 0;
+  std::int64_t kc = 0;            // slots of every row
+  std::int64_t staged_bytes = 0;  // of inputs or outputs, the larger
+  std::int64_t out_bytes = 0;
+  std::int64_t slots() const { return n * kc; }
+};
+
+// What the host tells the device of a chunk: one copy, the same layout on both sides.
+struct ChunkControl {
+  std::int32_t* given_ids = nullptr;       // [n - routed_rows, kc]
+  float* given_weights = nullptr;          // likewise
+  std::int32_t* shared_row = nullptr;      // [n]
+  std::int32_t* shared_list = nullptr;     // [shared_rows]: rows that want the shared expert
+  std::int32_t* shared_offsets = nullptr;  // {0, shared_rows}
+  std::int64_t* out_place = nullptr;       // [n]
+};
+ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch);
+
+// What the router chose, on its way back to callers.
+struct ChunkRouting {
+  std::int32_t* ids = nullptr;  // [routed_rows, K]
+  float* weights = nullptr;     // likewise
+};
+ChunkRouting PlaceRouting(const Chunk& chunk, std::int64_t k, Scratch& scratch);
+
+// Buffers of the GEMM chain of some experts.
+struct ExpertChain {
+  std::byte* gate_up = nullptr;  // [positions, 2F]
+  std::byte* hidden = nullptr;   // [positions, F]
+  std::byte* out = nullptr;      // [positions, D]
+};
+
+// Everything of a chunk in device memory.
+struct ChunkMemory {
+  ChunkControl control;
+  std::int64_t control_bytes = 0;  // at the workspace's beginning
+  ChunkRouting routing;
+  std::int64_t routing_bytes = 0;  // from routing.ids on
+  std::byte* x = nullptr;          // [n, D]
+  float* logits = nullptr;         // [routed_rows, E]
+  float* partial = nullptr;        // of the router's sums, and the shared gate's
+  float* shared_gate = nullptr;    // [n]
+  std::int32_t* ids = nullptr;     // [n, kc]
+  float* weights = nullptr;        // [n, kc]
+  ExpertSortLaunch sort;
+  std::byte* scaled = nullptr;  // [slots, D]: weight on input
+  ExpertChain experts, shared;
+  std::byte* out = nullptr;
+};
+ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scratch);
+
+struct ChunkLimits {
+  std::int64_t rows = 0;
+  std::int64_t workspace_bytes = 0;
+  std::int64_t staging_bytes = 0;  // for control and staged rows, and for routing and staged rows
+};
+
+// Hands the batch's rows of `dtype` to run(), chunk by chunk. ResourceExhausted: one row does not fit.
+absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segments, DType dtype,
+                          const ChunkLimits& limits, absl::FunctionRef<absl::Status(const Chunk&)> run);
+
+}  // namespace expertd::cuda

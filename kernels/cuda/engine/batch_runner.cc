@@ -1,0 +1,396 @@
+#include "kernels/cuda/engine/batch_runner.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/engine/expert_rows.h"
+#include "kernels/cuda/engine/router_gemm.h"
+#include "kernels/cuda/enqueue.h"
+#include "kernels/cuda/ops.h"
+#include "kernels/cuda/row_ops.h"
+
+namespace expertd::cuda {
+namespace {
+
+constexpr std::int64_t kStagingBytes = 16LL << 20;
+
+// One GEMM of some experts over sorted positions.
+struct Product {
+  const DeviceMatrix& matrix;
+  std::int64_t positions = 0, experts = 0;
+  const void* x = nullptr;
+  const std::int32_t* gather = nullptr;
+  std::int64_t rows_divisor = 1;
+  const std::int32_t* offsets = nullptr;
+  void* out = nullptr;
+};
+absl::Status Multiply(const Product& product, DType dtype, Stream stream) {
+  return EnqueueGroupedGemm({.positions = product.positions,
+                             .experts = product.experts,
+                             .in = product.matrix.in,
+                             .out_features = product.matrix.out,
+                             .element = ElementOf(dtype),
+                             .weights = product.matrix.code,
+                             .x = product.x,
+                             .gather = product.gather,
+                             .rows_divisor = static_cast<int>(product.rows_divisor),
+                             .offsets = product.offsets,
+                             .w = product.matrix.codes,
+                             .scales = product.matrix.scales,
+                             .out = product.out},
+                            stream);
+}
+
+absl::Status ActivateChain(const LayerSpec& spec, const DeviceExperts& experts, std::int64_t positions,
+                           const std::int32_t* offsets, const ExpertChain& chain, DType dtype, Stream stream) {
+  const ExpertActivationLaunch launch = {.positions = positions,
+                                         .experts = experts.count,
+                                         .f = experts.f,
+                                         .gate = GateOf(spec.activation),
+                                         .limit = spec.swiglu_limit,
+                                         .alpha = spec.swiglu_alpha,
+                                         .element = ElementOf(dtype),
+                                         .offsets = offsets,
+                                         .in = chain.gate_up,
+                                         .bias = reinterpret_cast<const float*>(experts.gate_up.bias),
+                                         .out = chain.hidden};
+  return FromCuda(LaunchExpertActivation(launch, stream.handle), "activation");
+}
+
+bool WantsRouting(const Piece& piece) {
+  return piece.segment->k == 0 && (piece.segment->routed_ids != nullptr || piece.segment->routed_weights != nullptr);
+}
+
+const std::byte* InputOf(const Piece& piece, std::int64_t d) {
+  return static_cast<const std::byte*>(piece.segment->input) + piece.first * BytesOf(piece.segment->input_dtype, d);
+}
+std::byte* OutputOf(const Piece& piece, std::int64_t d) {
+  return static_cast<std::byte*>(piece.segment->output) + piece.first * BytesOf(piece.segment->output_dtype, d);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t max_rows, std::int64_t workspace_bytes) {
+  std::unique_ptr<BatchRunner> runner(new BatchRunner);
+  runner->limits_ = {.rows = max_rows, .workspace_bytes = workspace_bytes, .staging_bytes = kStagingBytes};
+  auto stream = OwnedStream::Create();
+  if (!stream.ok()) return stream.status();
+  runner->stream_ = *std::move(stream);
+  const auto allocate = [](Memory& memory, MemoryKind kind, std::int64_t bytes, absl::string_view what) {
+    auto allocated = Memory::Allocate(kind, bytes, what);
+    if (allocated.ok()) memory = *std::move(allocated);
+    return allocated.status();
+  };
+  absl::Status status = allocate(runner->workspace_, MemoryKind::kDevice, workspace_bytes, "workspace");
+  if (status.ok()) status = allocate(runner->staging_in_, MemoryKind::kPinned, kStagingBytes, "staging of inputs");
+  if (status.ok()) status = allocate(runner->staging_out_, MemoryKind::kPinned, kStagingBytes, "staging of outputs");
+  if (!status.ok()) return status;
+  for (OwnedEvent& mark : runner->marks_) {
+    auto event = OwnedEvent::Create();
+    if (!event.ok()) return event.status();
+    mark = *std::move(event);
+  }
+  return runner;
+}
+
+absl::Status BatchRunner::CheckFits(const CudaLayer& layer) const {
+  for (const std::int64_t k : {std::int64_t{0}, kMaxExpertsPerToken}) {
+    const Segment row = {.rows = 1, .input_dtype = DType::kF32, .output_dtype = DType::kF32, .k = k};
+    const absl::Status status =
+        ForEachChunk(layer, {&row, 1}, DType::kF32, limits_, [](const Chunk&) { return absl::OkStatus(); });
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+bool BatchRunner::DeviceLost() const {
+  const cudaError_t state = cudaStreamQuery(static_cast<cudaStream_t>(stream_.get()));
+  return state != cudaSuccess && state != cudaErrorNotReady;
+}
+
+absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> segments, StageTimes* times) {
+  StageTimes unused;
+  StageTimes& sums = times == nullptr ? unused : *times;
+  sums = {};
+  for (const DType dtype : {DType::kBF16, DType::kF32}) {
+    const absl::Status status =
+        ForEachChunk(layer, segments, dtype, limits_, [&](const Chunk& chunk) { return RunChunk(layer, chunk, sums); });
+    if (status.ok()) continue;
+    cudaStreamSynchronize(static_cast<cudaStream_t>(stream_.get()));  // nothing touches the caller's rows any more
+    return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times) {
+  Scratch scratch(workspace_.data());
+  const ChunkMemory memory = PlaceChunk(layer, chunk, scratch);
+  using Stage = absl::Status (BatchRunner::*)(const CudaLayer&, const Chunk&, const ChunkMemory&);
+  constexpr Stage kSteps[kStages] = {&BatchRunner::StageIn, &BatchRunner::Route, &BatchRunner::RunExperts,
+                                     &BatchRunner::Combine, &BatchRunner::StageOut};
+  absl::Status status = marks_[0].Record(stream_.get());
+  for (int i = 0; i < kStages && status.ok(); ++i) {
+    status = (this->*kSteps[i])(layer, chunk, memory);
+    if (status.ok()) status = marks_[i + 1].Record(stream_.get());
+  }
+  if (status.ok()) status = marks_[kStages].Wait();
+  if (!status.ok()) return status;
+  Answer(layer, chunk);
+  double* const sums[kStages] = {&times.stage_in, &times.route, &times.gemm, &times.combine, &times.stage_out};
+  for (int i = 0; i < kStages; ++i) {
+    const absl::StatusOr<double> seconds = OwnedEvent::Seconds(marks_[i], marks_[i + 1]);
+    if (!seconds.ok()) return seconds.status();
+    *sums[i] += *seconds;
+  }
+  return absl::OkStatus();
+}
+
+void BatchRunner::FillControl(const CudaLayer& layer, const Chunk& chunk, const ChunkControl& control) const {
+  std::int32_t shared = 0;
+  for (const Piece& piece : chunk.pieces) {
+    const Segment& segment = *piece.segment;
+    const bool wants_shared = segment.shared_expert && layer.shared().count > 0;
+    const std::int64_t row_bytes = BytesOf(segment.output_dtype, layer.spec().hidden_size);
+    for (std::int64_t i = 0; i < piece.rows; ++i) {
+      const std::int64_t row = piece.row + i;
+      control.out_place[row] = (piece.out_place + i * row_bytes) | (segment.output_dtype == DType::kBF16 ? 1 : 0);
+      control.shared_row[row] = wants_shared ? shared : -1;
+      if (wants_shared) control.shared_list[shared++] = static_cast<std::int32_t>(row);
+      if (segment.k == 0) continue;
+      const std::int64_t to = (row - chunk.routed_rows) * chunk.kc, from = (piece.first + i) * segment.k;
+      std::copy_n(segment.topk_ids + from, segment.k, control.given_ids + to);
+      std::copy_n(segment.topk_weights + from, segment.k, control.given_weights + to);
+      std::fill(control.given_ids + to + segment.k, control.given_ids + to + chunk.kc, -1);
+      std::fill(control.given_weights + to + segment.k, control.given_weights + to + chunk.kc, 0.0f);
+    }
+  }
+  control.shared_offsets[0] = 0;
+  control.shared_offsets[1] = shared;
+}
+
+// Tables in one copy, small segments beside each other in another, large ones from where they lie.
+absl::Status BatchRunner::StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const std::int64_t d = layer.spec().hidden_size, row_bytes = BytesOf(chunk.dtype, d);
+  Scratch scratch(staging_in_.data());
+  FillControl(layer, chunk, PlaceControl(chunk, scratch));
+  absl::Status status = Copy(workspace_.data(), staging_in_.data(), memory.control_bytes, stream_.get());
+  std::byte* at = staging_in_.data() + scratch.used();
+  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
+    const Piece& first = chunk.pieces[i];
+    std::byte* const to = memory.x + first.row * row_bytes;
+    if (!first.staged) {
+      status = Copy(to, InputOf(first, d), first.in_bytes(d), stream_.get());
+      ++i;
+      continue;
+    }
+    std::byte* const run = at;
+    for (; i < chunk.pieces.size() && chunk.pieces[i].staged; ++i) {
+      const std::int64_t bytes = chunk.pieces[i].in_bytes(d);
+      std::memcpy(at, InputOf(chunk.pieces[i], d), static_cast<std::size_t>(bytes));
+      at += bytes;
+    }
+    status = Copy(to, run, at - run, stream_.get());
+  }
+  return status;
+}
+
+absl::Status BatchRunner::Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const LayerSpec& spec = layer.spec();
+  RouterGemmLaunch product = {.n = chunk.routed_rows,
+                              .e = spec.num_experts,
+                              .d = spec.hidden_size,
+                              .element = ElementOf(chunk.dtype),
+                              .x = memory.x,
+                              .w = layer.router(),
+                              .bias = layer.router_bias(),
+                              .partial = memory.partial,
+                              .out = memory.logits};
+  if (chunk.routed_rows > 0) {
+    absl::Status status = FromCuda(LaunchRouterGemm(product, stream_.get()), "router");
+    if (status.ok()) {
+      status = FusedTopkRouting({.n = chunk.routed_rows,
+                                 .e = spec.num_experts,
+                                 .k = spec.experts_per_token,
+                                 .rule = spec.routing,
+                                 .logits = memory.logits,
+                                 .correction_bias = layer.correction_bias(),
+                                 .weights = memory.routing.weights,
+                                 .ids = memory.routing.ids},
+                                stream());
+    }
+    if (!status.ok()) return status;
+  }
+  if (chunk.shared_rows > 0 && layer.shared_gate() != nullptr) {
+    product.n = chunk.n;
+    product.e = 1;
+    product.w = layer.shared_gate();
+    product.bias = nullptr;
+    product.out = memory.shared_gate;
+    if (auto status = FromCuda(LaunchRouterGemm(product, stream_.get()), "shared gate"); !status.ok()) return status;
+  }
+  return Sort(layer, chunk, memory);
+}
+
+absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const LayerSpec& spec = layer.spec();
+  const FillSlotsLaunch fill = {.n = chunk.n,
+                                .routed_rows = chunk.routed_rows,
+                                .k = spec.experts_per_token,
+                                .kc = chunk.kc,
+                                .routed_ids = memory.routing.ids,
+                                .routed_weights = memory.routing.weights,
+                                .given_ids = memory.control.given_ids,
+                                .given_weights = memory.control.given_weights,
+                                .first_expert = spec.first_expert,
+                                .held_experts = spec.held_experts,
+                                .ids = memory.ids,
+                                .weights = memory.weights};
+  absl::Status status = FromCuda(LaunchFillSlots(fill, stream_.get()), "slots");
+  if (!status.ok()) return status;
+  if (spec.held_experts > 0) return FromCuda(LaunchExpertSort(memory.sort, stream_.get()), "sort");
+  return FromCuda(cudaMemsetAsync(memory.sort.positions, 0xff, static_cast<std::size_t>(chunk.slots()) * 4,
+                                  static_cast<cudaStream_t>(stream_.get())),
+                  "sort");
+}
+
+absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const DeviceExperts& experts = layer.experts();
+  const std::int64_t slots = chunk.slots();
+  absl::Status status = RunShared(layer, chunk, memory);
+  if (!status.ok() || experts.count == 0) return status;
+  const bool on_input = layer.spec().routing.weight_on_input;
+  if (on_input) {
+    const Element element = ElementOf(chunk.dtype);
+    const SpreadRowsLaunch spread = {.n = chunk.n,
+                                     .d = experts.d,
+                                     .k = chunk.kc,
+                                     .element = element,
+                                     .vectorised = experts.d % VectorElements(element) == 0,
+                                     .from = memory.x,
+                                     .weights = memory.weights,
+                                     .to = memory.scaled};
+    status = FromCuda(LaunchSpreadRows(spread, stream_.get()), "weight on input");
+  }
+  const std::int32_t* const offsets = memory.sort.offsets;
+  if (status.ok()) {
+    status = Multiply({.matrix = experts.gate_up,
+                       .positions = slots,
+                       .experts = experts.count,
+                       .x = on_input ? memory.scaled : memory.x,
+                       .gather = memory.sort.sorted_slots,
+                       .rows_divisor = on_input ? 1 : chunk.kc,
+                       .offsets = offsets,
+                       .out = memory.experts.gate_up},
+                      chunk.dtype, stream());
+  }
+  if (status.ok()) {
+    status = ActivateChain(layer.spec(), experts, slots, offsets, memory.experts, chunk.dtype, stream());
+  }
+  if (status.ok()) {
+    status = Multiply({.matrix = experts.down,
+                       .positions = slots,
+                       .experts = experts.count,
+                       .x = memory.experts.hidden,
+                       .offsets = offsets,
+                       .out = memory.experts.out},
+                      chunk.dtype, stream());
+  }
+  return status;
+}
+
+// The shared expert is one more expert, whose positions are the rows that want it.
+absl::Status BatchRunner::RunShared(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  if (chunk.shared_rows == 0) return absl::OkStatus();
+  const DeviceExperts& shared = layer.shared();
+  const std::int32_t* const offsets = memory.control.shared_offsets;
+  absl::Status status = Multiply({.matrix = shared.gate_up,
+                                  .positions = chunk.shared_rows,
+                                  .experts = 1,
+                                  .x = memory.x,
+                                  .gather = memory.control.shared_list,
+                                  .offsets = offsets,
+                                  .out = memory.shared.gate_up},
+                                 chunk.dtype, stream());
+  if (status.ok()) {
+    status = ActivateChain(layer.spec(), shared, chunk.shared_rows, offsets, memory.shared, chunk.dtype, stream());
+  }
+  if (!status.ok()) return status;
+  return Multiply({.matrix = shared.down,
+                   .positions = chunk.shared_rows,
+                   .experts = 1,
+                   .x = memory.shared.hidden,
+                   .offsets = offsets,
+                   .out = memory.shared.out},
+                  chunk.dtype, stream());
+}
+
+absl::Status BatchRunner::Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const CombineRowsLaunch launch = {.n = chunk.n,
+                                    .d = layer.spec().hidden_size,
+                                    .kc = chunk.kc,
+                                    .element = ElementOf(chunk.dtype),
+                                    .expert_out = memory.experts.out,
+                                    .positions = memory.sort.positions,
+                                    .ids = memory.ids,
+                                    .weights = layer.spec().routing.weight_on_input ? nullptr : memory.weights,
+                                    .down_bias = reinterpret_cast<const float*>(layer.experts().down.bias),
+                                    .shared_out = memory.shared.out,
+                                    .shared_row = chunk.shared_rows > 0 ? memory.control.shared_row : nullptr,
+                                    .shared_gate = layer.shared_gate() == nullptr ? nullptr : memory.shared_gate,
+                                    .out_place = memory.control.out_place,
+                                    .out = memory.out};
+  return FromCuda(LaunchCombineRows(launch, stream_.get()), "combine");
+}
+
+absl::Status BatchRunner::StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const std::int64_t d = layer.spec().hidden_size;
+  absl::Status status;
+  Scratch scratch;
+  PlaceRouting(chunk, layer.spec().experts_per_token, scratch);
+  if (std::any_of(chunk.pieces.begin(), chunk.pieces.end(), WantsRouting)) {
+    status = Copy(staging_out_.data(), memory.routing.ids, memory.routing_bytes, stream_.get());
+  }
+  std::byte* at = staging_out_.data() + scratch.used();
+  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
+    const Piece& first = chunk.pieces[i];
+    const std::byte* const from = memory.out + first.out_place;
+    if (!first.staged) {
+      status = Copy(OutputOf(first, d), from, first.out_bytes(d), stream_.get());
+      ++i;
+      continue;
+    }
+    while (i < chunk.pieces.size() && chunk.pieces[i].staged) ++i;
+    const std::int64_t end = i < chunk.pieces.size() ? chunk.pieces[i].out_place : chunk.out_bytes;
+    status = Copy(at, from, end - first.out_place, stream_.get());
+    at += end - first.out_place;
+  }
+  return status;
+}
+
+// What lies in the staging buffer, to its callers.
+void BatchRunner::Answer(const CudaLayer& layer, const Chunk& chunk) const {
+  const std::int64_t d = layer.spec().hidden_size, k = layer.spec().experts_per_token;
+  Scratch scratch(staging_out_.data());
+  const ChunkRouting routing = PlaceRouting(chunk, k, scratch);
+  const std::byte* at = staging_out_.data() + scratch.used();
+  for (const Piece& piece : chunk.pieces) {
+    if (piece.staged) {
+      const std::int64_t bytes = piece.out_bytes(d);
+      std::memcpy(OutputOf(piece, d), at, static_cast<std::size_t>(bytes));
+      at += CeilDiv(bytes, 16) * 16;
+    }
+    if (!WantsRouting(piece)) continue;
+    const Segment& segment = *piece.segment;
+    if (segment.routed_ids != nullptr) {
+      std::copy_n(routing.ids + piece.row * k, piece.rows * k, segment.routed_ids + piece.first * k);
+    }
+    if (segment.routed_weights != nullptr) {
+      std::copy_n(routing.weights + piece.row * k, piece.rows * k, segment.routed_weights + piece.first * k);
+    }
+  }
+}
+
+}  // namespace expertd::cuda

@@ -1,0 +1,56 @@
+// One batch at a time through one layer, on a stream and in a workspace of its own.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/cuda/engine/batch_plan.h"
+#include "kernels/cuda/engine/cuda_layer.h"
+#include "kernels/cuda/engine/memory.h"
+#include "kernels/engine.h"
+
+namespace expertd::cuda {
+
+// Not thread-safe. The calling thread's current device is the one that it was made on.
+class BatchRunner {
+ public:
+  // `max_rows` rows are computed together, fewer where `workspace_bytes` do not hold them.
+  static absl::StatusOr<std::unique_ptr<BatchRunner>> Create(std::int64_t max_rows, std::int64_t workspace_bytes);
+
+  // Waits for the outputs.
+  absl::Status Run(const CudaLayer& layer, absl::Span<const Segment> segments, StageTimes* times);
+
+  // Whether CUDA will fail every call from now on; to be asked after a Run has failed.
+  bool DeviceLost() const;
+
+  // ResourceExhausted when not even one row of the layer fits.
+  absl::Status CheckFits(const CudaLayer& layer) const;
+
+ private:
+  BatchRunner() = default;
+
+  absl::Status RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times);
+  absl::Status StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status RunShared(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  void Answer(const CudaLayer& layer, const Chunk& chunk) const;
+  void FillControl(const CudaLayer& layer, const Chunk& chunk, const ChunkControl& control) const;
+  Stream stream() const { return {stream_.get()}; }
+
+  ChunkLimits limits_;
+  OwnedStream stream_;
+  Memory workspace_;
+  Memory staging_in_, staging_out_;  // page-locked
+  static constexpr int kStages = 5;
+  std::array<OwnedEvent, kStages + 1> marks_;  // before, between and after the stages
+};
+
+}  // namespace expertd::cuda

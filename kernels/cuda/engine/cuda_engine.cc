@@ -1,0 +1,185 @@
+#include "kernels/cuda/engine/cuda_engine.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/mutex.h"
+#include "kernels/cpu/row_pool.h"
+#include "kernels/cuda/engine/batch_runner.h"
+#include "kernels/cuda/engine/cuda_layer.h"
+#include "kernels/cuda/engine/memory.h"
+#include "kernels/cuda/engine/weight_upload.h"
+#include "kernels/cuda/host.h"
+
+namespace expertd {
+namespace {
+
+using cuda::BatchRunner;
+using cuda::CudaLayer;
+using cuda::Memory;
+using cuda::MemoryKind;
+
+// To be raised with every change that may change a bit of a result.
+constexpr int kNumericsVersion = 1;
+constexpr int kBatchesInFlight = 2;  // one copies while the other computes
+constexpr int kOldestMajor = 8;
+
+cpu::RowMemory PinnedRows(int device) {
+  return {
+      .allocate = [device](std::size_t bytes) -> std::byte* {
+        void* data = nullptr;
+        if (cudaSetDevice(device) == cudaSuccess && cudaHostAlloc(&data, bytes, cudaHostAllocPortable) == cudaSuccess) {
+          return static_cast<std::byte*>(data);
+        }
+        cudaGetLastError();
+        return nullptr;
+      },
+      .free = [](std::byte* data) { cudaFreeHost(data); }};
+}
+
+class CudaEngine final : public Engine {
+ public:
+  CudaEngine(const CudaEngineOptions& options, EngineInfo info, cuda::WeightUpload upload,
+             std::vector<std::unique_ptr<BatchRunner>> runners)
+      : info_(std::move(info)),
+        device_(options.device),
+        row_pool_(options.row_buffer_bytes, PinnedRows(options.device)),
+        upload_(std::move(upload)),
+        runners_(std::move(runners)) {
+    for (const auto& runner : runners_) idle_.push_back(runner.get());
+  }
+  ~CudaEngine() override { (void)cuda::UseDevice(device_); }
+
+  const EngineInfo& info() const override { return info_; }
+
+  absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
+    if (absl::Status status = Lost(); !status.ok()) return status;
+    if (absl::Status status = cuda::UseDevice(device_); !status.ok()) return status;
+    MutexLock lock(load_mutex_);
+    auto layer = CudaLayer::Load(source, device_, this, upload_);
+    if (!layer.ok()) return layer.status();
+    if (absl::Status status = runners_.front()->CheckFits(**layer); !status.ok()) return status;
+    return LayerPtr(*std::move(layer));
+  }
+
+  absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) override { return row_pool_.Acquire(bytes); }
+
+  absl::Status Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) override {
+    const auto* own = dynamic_cast<const CudaLayer*>(&layer);
+    if (own == nullptr || own->owner() != this) {
+      return absl::FailedPreconditionError(absl::StrCat("layer ", layer.spec().Name(), " is not this engine's"));
+    }
+    if (absl::Status status = Lost(); !status.ok()) return status;
+    if (absl::Status status = cuda::UseDevice(device_); !status.ok()) return status;
+    BatchRunner* const runner = TakeRunner();
+    absl::Status status = runner->Run(*own, segments, times);
+    if (!status.ok() && runner->DeviceLost()) status = Lose(status);
+    ReturnRunner(runner);
+    return status;
+  }
+
+ private:
+  BatchRunner* TakeRunner() {
+    MutexLock lock(mutex_);
+    while (idle_.empty()) returned_.Wait(mutex_);
+    BatchRunner* const runner = idle_.back();
+    idle_.pop_back();
+    return runner;
+  }
+  void ReturnRunner(BatchRunner* runner) {
+    MutexLock lock(mutex_);
+    idle_.push_back(runner);
+    returned_.NotifyOne();
+  }
+
+  // After an error that CUDA repeats for ever, no call is made any more.
+  absl::Status Lose(const absl::Status& error) {
+    MutexLock lock(mutex_);
+    if (lost_.ok()) lost_ = absl::InternalError(absl::StrCat(info_.device, " is lost: ", error.message()));
+    return lost_;
+  }
+  absl::Status Lost() const {
+    MutexLock lock(mutex_);
+    return lost_;
+  }
+
+  // Set at construction.
+  const EngineInfo info_;
+  const int device_;
+
+  // Self-synchronised.
+  cpu::RowPool row_pool_;
+
+  // Held while a layer is loaded.
+  Mutex load_mutex_;
+  cuda::WeightUpload upload_ ABSL_GUARDED_BY(load_mutex_);
+
+  const std::vector<std::unique_ptr<BatchRunner>> runners_;
+  mutable Mutex mutex_;
+  CondVar returned_;
+  std::vector<BatchRunner*> idle_ ABSL_GUARDED_BY(mutex_);
+  absl::Status lost_ ABSL_GUARDED_BY(mutex_);
+};
+
+// What the device is, or why it cannot be used.
+absl::StatusOr<cudaDeviceProp> Describe(int device) {
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(
+        absl::StrCat("device: cuda:", device, ": no usable NVIDIA driver or device: ", cudaGetErrorString(error)));
+  }
+  if (device < 0 || device >= count) {
+    return absl::UnavailableError(absl::StrCat("device: cuda:", device, ": this machine has ", count));
+  }
+  cudaDeviceProp properties;
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess) {
+    return absl::UnavailableError(absl::StrCat("device: cuda:", device, ": ", cudaGetErrorString(error)));
+  }
+  if (properties.major < kOldestMajor) {
+    return absl::UnavailableError(absl::StrCat("device: cuda:", device, ": ", properties.name,
+                                               " has compute capability ", properties.major, ".", properties.minor,
+                                               ", must be at least ", kOldestMajor, ".0"));
+  }
+  return properties;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& options) {
+  if (options.max_batch_rows < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("max_batch_rows: ", options.max_batch_rows, ", must be at least 1"));
+  }
+  if (options.workspace_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("workspace_bytes: ", options.workspace_bytes, " is negative"));
+  }
+  const absl::StatusOr<cudaDeviceProp> device = Describe(options.device);
+  if (!device.ok()) return device.status();
+  if (absl::Status status = cuda::UseDevice(options.device); !status.ok()) return status;
+  const std::int64_t workspace = options.workspace_bytes > 0
+                                     ? options.workspace_bytes
+                                     : std::min<std::int64_t>(device->totalGlobalMem / 16, 4LL << 30);
+  std::vector<std::unique_ptr<BatchRunner>> runners;
+  for (int i = 0; i < kBatchesInFlight; ++i) {
+    auto runner = BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256);
+    if (!runner.ok()) return runner.status();
+    runners.push_back(*std::move(runner));
+  }
+  absl::StatusOr<cuda::WeightUpload> upload = cuda::WeightUpload::Create();
+  if (!upload.ok()) return upload.status();
+  EngineInfo info;
+  info.device = absl::StrCat("cuda:", options.device);
+  info.description = absl::StrCat(device->name, ", ", device->totalGlobalMem >> 20, " MiB, compute capability ",
+                                  device->major, ".", device->minor);
+  info.numerics_id = absl::StrCat("cuda-sm", device->major, device->minor, "/", kNumericsVersion);
+  info.concurrency = kBatchesInFlight;
+  info.max_batch_rows = options.max_batch_rows;
+  info.max_k = kMaxExpertsPerToken;
+  return std::unique_ptr<Engine>(new CudaEngine(options, std::move(info), *std::move(upload), std::move(runners)));
+}
+
+}  // namespace expertd

@@ -1,0 +1,24 @@
+// The CUDA engine: experts resident in the memory of one NVIDIA device, compute capability 8.0 or newer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/engine.h"
+
+namespace expertd {
+
+struct CudaEngineOptions {
+  int device = 0;                      // as CUDA numbers them
+  std::int64_t max_batch_rows = 8192;  // reported in EngineInfo; larger batches run all the same, in chunks
+  // Device memory for the rows and slots of the batches in flight, taken when the engine is made; layers live beside
+  // it. 0: a sixteenth of the device's memory, at most 4 GiB.
+  std::int64_t workspace_bytes = 0;
+  std::int64_t row_buffer_bytes = 1LL << 30;  // budget of AcquireRows: page-locked host memory, taken as it is used
+};
+
+// Unavailable: no driver, no such device, or one that is too old. ResourceExhausted: the workspace does not fit.
+absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& options);
+
+}  // namespace expertd

@@ -1,0 +1,56 @@
+// What the engine does with rows and slots around the expert GEMMs, for plain callers. Each enqueues one kernel on
+// `stream` (a cudaStream_t) and answers a cudaError_t.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/plain.h"
+
+namespace expertd::cuda {
+
+// The slots of a batch whose first `routed_rows` rows were routed here, k each, and whose others came with kc: ids
+// become indices of held experts, or -1.
+struct FillSlotsLaunch {
+  std::int64_t n = 0, routed_rows = 0, k = 0, kc = 0;
+  const std::int32_t* routed_ids = nullptr;  // [routed_rows, k]
+  const float* routed_weights = nullptr;
+  const std::int32_t* given_ids = nullptr;  // [n - routed_rows, kc]
+  const float* given_weights = nullptr;
+  std::int64_t first_expert = 0, held_experts = 0;
+  std::int32_t* ids = nullptr;  // [n, kc]
+  float* weights = nullptr;     // [n, kc]
+};
+int LaunchFillSlots(const FillSlotsLaunch& launch, void* stream);
+
+// out[p, f] = act(in[p, f] + bias[e, f]) * (in[p, F + f] + bias[e, F + f]) for the positions p of every expert e.
+struct ExpertActivationLaunch {
+  std::int64_t positions = 0, experts = 0, f = 0;
+  Gate gate = Gate::kSilu;
+  float limit = 0, alpha = 0;
+  Element element = Element::kBF16;
+  const std::int32_t* offsets = nullptr;  // [experts + 1]
+  const void* in = nullptr;               // [positions, 2f]
+  const float* bias = nullptr;            // [experts, 2f] or null
+  void* out = nullptr;                    // [positions, f]
+};
+int LaunchExpertActivation(const ExpertActivationLaunch& launch, void* stream);
+
+// A row's answer, in f32 and in this order: its slots' outputs (and biases) times their weights, then the shared
+// expert's. Rounded once, to the type that its place asks for.
+struct CombineRowsLaunch {
+  std::int64_t n = 0, d = 0, kc = 0;
+  Element element = Element::kBF16;
+  const void* expert_out = nullptr;          // [positions, d]
+  const std::int32_t* positions = nullptr;   // [n, kc]; -1: no such slot
+  const std::int32_t* ids = nullptr;         // [n, kc]
+  const float* weights = nullptr;            // [n, kc]; null: ones
+  const float* down_bias = nullptr;          // [experts, d] or null
+  const void* shared_out = nullptr;          // [*, d]
+  const std::int32_t* shared_row = nullptr;  // [n]; -1: none; null: none for any row
+  const float* shared_gate = nullptr;        // [n] logits, or null: ungated
+  const std::int64_t* out_place = nullptr;   // [n]: byte of `out` where the row begins, plus 1 when it is bf16
+  void* out = nullptr;
+};
+int LaunchCombineRows(const CombineRowsLaunch& launch, void* stream);
+
+}  // namespace expertd::cuda

@@ -1,0 +1,83 @@
+#include "kernels/cuda/engine/memory.h"
+
+#include <cuda_runtime_api.h>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cuda/host.h"
+
+namespace expertd::cuda {
+
+absl::Status UseDevice(int device) { return FromCuda(cudaSetDevice(device), "cudaSetDevice"); }
+
+absl::StatusOr<Memory> Memory::Allocate(MemoryKind kind, std::int64_t bytes, absl::string_view what) {
+  Memory memory;
+  memory.kind_ = kind;
+  if (bytes == 0) return memory;
+  void* data = nullptr;
+  const auto size = static_cast<std::size_t>(bytes);
+  const cudaError_t error =
+      kind == MemoryKind::kDevice ? cudaMalloc(&data, size) : cudaHostAlloc(&data, size, cudaHostAllocPortable);
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // an allocation that failed is no state of the device
+    return FromCuda(error, absl::StrCat(what, ": ", bytes, " bytes"));
+  }
+  memory.data_ = static_cast<std::byte*>(data);
+  memory.bytes_ = bytes;
+  return memory;
+}
+
+Memory::~Memory() {
+  if (data_ == nullptr) return;
+  kind_ == MemoryKind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
+}
+
+absl::StatusOr<OwnedStream> OwnedStream::Create() {
+  cudaStream_t handle = nullptr;
+  if (const auto error = cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking); error != cudaSuccess) {
+    return FromCuda(error, "stream");
+  }
+  OwnedStream stream;
+  stream.handle_ = handle;
+  return stream;
+}
+
+OwnedStream::~OwnedStream() {
+  if (handle_ != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(handle_));
+}
+
+absl::StatusOr<OwnedEvent> OwnedEvent::Create() {
+  cudaEvent_t handle = nullptr;
+  if (const auto error = cudaEventCreate(&handle); error != cudaSuccess) return FromCuda(error, "event");
+  OwnedEvent event;
+  event.handle_ = handle;
+  return event;
+}
+
+OwnedEvent::~OwnedEvent() {
+  if (handle_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
+}
+
+absl::Status OwnedEvent::Record(void* stream) const {
+  return FromCuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream)), "event");
+}
+
+absl::Status OwnedEvent::Wait() const {
+  return FromCuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "batch");
+}
+
+absl::StatusOr<double> OwnedEvent::Seconds(const OwnedEvent& from, const OwnedEvent& to) {
+  float milliseconds = 0;
+  const auto error =
+      cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.handle_), static_cast<cudaEvent_t>(to.handle_));
+  if (error != cudaSuccess) return FromCuda(error, "event times");
+  return milliseconds * 1e-3;
+}
+
+absl::Status Copy(void* to, const void* from, std::int64_t bytes, void* stream) {
+  if (bytes == 0) return absl::OkStatus();
+  return FromCuda(
+      cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, static_cast<cudaStream_t>(stream)),
+      "copy");
+}
+
+}  // namespace expertd::cuda

@@ -1,0 +1,86 @@
+// CUDA resources with owners. Memory that is freed after the process's CUDA context has gone is gone with it; nothing
+// here throws or aborts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace expertd::cuda {
+
+// Makes `device` the calling thread's current device. Internal when it is lost.
+absl::Status UseDevice(int device);
+
+enum class MemoryKind : std::uint8_t { kDevice, kPinned };
+
+// Owns memory of the current device, or page-locked memory of the host that all devices reach. Move-only.
+class Memory {
+ public:
+  // ResourceExhausted naming `what` and bytes. Zero bytes own nothing.
+  static absl::StatusOr<Memory> Allocate(MemoryKind kind, std::int64_t bytes, absl::string_view what);
+
+  Memory() = default;
+  Memory(Memory&& other) noexcept { *this = std::move(other); }
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(kind_, other.kind_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Memory();
+
+  std::byte* data() const { return data_; }
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  MemoryKind kind_ = MemoryKind::kDevice;
+  std::byte* data_ = nullptr;
+  std::int64_t bytes_ = 0;
+};
+
+// Owns a stream that does not synchronise with the default stream.
+class OwnedStream {
+ public:
+  static absl::StatusOr<OwnedStream> Create();
+  OwnedStream() = default;
+  OwnedStream(OwnedStream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  OwnedStream& operator=(OwnedStream&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~OwnedStream();
+  void* get() const { return handle_; }
+
+ private:
+  void* handle_ = nullptr;  // cudaStream_t
+};
+
+// Owns an event with a time.
+class OwnedEvent {
+ public:
+  static absl::StatusOr<OwnedEvent> Create();
+  OwnedEvent() = default;
+  OwnedEvent(OwnedEvent&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  OwnedEvent& operator=(OwnedEvent&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  ~OwnedEvent();
+
+  absl::Status Record(void* stream) const;
+  absl::Status Wait() const;
+  // Of two events that have been waited for.
+  static absl::StatusOr<double> Seconds(const OwnedEvent& from, const OwnedEvent& to);
+
+ private:
+  void* handle_ = nullptr;  // cudaEvent_t
+};
+
+// Between any two places, host or device; from pageable memory it may wait for the stream.
+absl::Status Copy(void* to, const void* from, std::int64_t bytes, void* stream);
+
+}  // namespace expertd::cuda
