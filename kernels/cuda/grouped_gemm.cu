@@ -195,6 +195,7 @@ class WarpTile {
   }
 
   // Rounds and writes; positions that gather skips are left alone.
+  template <typename Out>
   __device__ void Write(const GroupedGemmLaunch& launch, const GroupTile& tile) const {
     const std::int64_t first =
         std::int64_t{tile.weight_tile} * T::kWeights + warp_m_ * T::kBlocksM * 16 + Lane() % 4 * 8;
@@ -203,14 +204,23 @@ class WarpTile {
       const int token = FirstToken(n) + Lane() / 4;
       const int position = tile.first_position + token;
       const bool wanted = token < tile.positions && (launch.gather == nullptr || launch.gather[position] >= 0);
-      bf16* const row = static_cast<bf16*>(launch.out) + position * launch.out_features;
+      Out* const row = static_cast<Out*>(launch.out) + position * launch.out_features;
 #pragma unroll
       for (int m = 0; m < T::kBlocksM; m += 2) {
-        Pack<bf16, 8> pack;
+        Pack<Out, 8> pack;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const float(&sum)[4] = sum_[m + j / 2][n];
-          pack.word[j] = TransposeMatrix(PackBf16(sum[j % 2 * 2], sum[j % 2 * 2 + 1]));
+          const float first_token = sum[j % 2 * 2], second_token = sum[j % 2 * 2 + 1];
+          if constexpr (sizeof(Out) == 2) {
+            pack.word[j] = TransposeMatrix(PackBf16(first_token, second_token));
+          } else {  // as two matrices of halves
+            const unsigned a = __float_as_uint(first_token), b = __float_as_uint(second_token);
+            const std::uint32_t low = TransposeMatrix(__byte_perm(a, b, 0x5410));
+            const std::uint32_t high = TransposeMatrix(__byte_perm(a, b, 0x7632));
+            pack.word[2 * j] = __byte_perm(low, high, 0x5410);
+            pack.word[2 * j + 1] = __byte_perm(low, high, 0x7632);
+          }
         }
         if (wanted) WriteFeatures(row, first + m * 16, launch.out_features, pack);
       }
@@ -227,16 +237,19 @@ class WarpTile {
     for (int m = 0; m < T::kBlocksM; ++m) MultiplyAdd(sum_[m][n], a_[step % 2][m], b_[step % 2][n]);
   }
 
-  __device__ static void WriteFeatures(bf16* row, std::int64_t feature, std::int64_t features,
-                                       const Pack<bf16, 8>& pack) {
+  template <typename Out>
+  __device__ static void WriteFeatures(Out* row, std::int64_t feature, std::int64_t features,
+                                       const Pack<Out, 8>& pack) {
     if (features % 8 == 0) {
       if (feature < features) StorePack(row + feature, pack);
       return;
     }
+    float value[8];
+    Unpack<Out, 8>(pack, value);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       if (feature + i >= features) return;
-      row[feature + i] = __ushort_as_bfloat16(static_cast<unsigned short>(pack.word[i / 2] >> i % 2 * 16));
+      row[feature + i] = FromFloat<Out>(value[i]);
     }
   }
 
@@ -246,7 +259,7 @@ class WarpTile {
   float sum_[T::kBlocksM][T::kBlocksN][4];
 };
 
-template <GemmTile kTile>
+template <GemmTile kTile, typename Out>
 __global__ void __launch_bounds__(Tile<kTile>::kThreads, Tile<kTile>::kShape.blocks)
     GroupedGemmKernel(const __grid_constant__ GroupedGemmLaunch launch) {
   using T = Tile<kTile>;
@@ -292,14 +305,14 @@ __global__ void __launch_bounds__(Tile<kTile>::kThreads, Tile<kTile>::kShape.blo
         warp.Multiply(step, blocks);
       }
     }
-    warp.Write(launch, tile);
+    warp.template Write<Out>(launch, tile);
   }
 }
 
 template <GemmTile kTile>
 int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
   const int shared = GemmSharedBytes(kTile, launch.experts);
-  const auto kernel = GroupedGemmKernel<kTile>;
+  const auto kernel = launch.wide_out ? GroupedGemmKernel<kTile, float> : GroupedGemmKernel<kTile, bf16>;
   const int error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (error != cudaSuccess) return error;
   kernel<<<launch.blocks, Tile<kTile>::kThreads, shared, stream>>>(launch);

@@ -10,7 +10,8 @@ namespace expertd::cuda {
 
 struct GroupedGemmLaunch {
   std::int64_t positions = 0, experts = 0, in = 0, out_features = 0;
-  Element element = Element::kBF16;          // of x and out
+  Element element = Element::kBF16;           // of x, and of out
+  bool wide_out = false;                      // out is f32 all the same
   WeightCode weights = WeightCode::kElement;  // of w
   GemmTile tile = GemmTile::k64x8;
   int blocks = 1;

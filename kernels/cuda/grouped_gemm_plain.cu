@@ -33,7 +33,7 @@ __device__ float WeightAt(const GroupedGemmLaunch& launch, std::int64_t row, std
   }
 }
 
-template <typename T, WeightCode kCode>
+template <typename T, typename Out, WeightCode kCode>
 __global__ void __launch_bounds__(kThreads) PlainKernel(const __grid_constant__ GroupedGemmLaunch launch) {
   extern __shared__ std::int32_t starts[];
   __shared__ float x[kTile][kTile], w[kTile][kTile + 1];  // [row][k]; the odd pitch spreads columns over the banks
@@ -80,12 +80,12 @@ __global__ void __launch_bounds__(kThreads) PlainKernel(const __grid_constant__ 
     for (int i = 0; i < kTile / kRowsAtOnce; ++i) {
       const std::int64_t position = tile.first_position + first_row + i * kRowsAtOnce;
       if (source[i] < 0) continue;
-      static_cast<T*>(launch.out)[position * launch.out_features + first_feature + column] = FromFloat<T>(sum[i]);
+      static_cast<Out*>(launch.out)[position * launch.out_features + first_feature + column] = FromFloat<Out>(sum[i]);
     }
   }
 }
 
-template <typename T>
+template <typename T, typename Out>
 int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
   const std::size_t starts = (launch.experts + 1) * sizeof(std::int32_t);
   const auto run = [&](auto kernel) {
@@ -96,15 +96,15 @@ int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
     case WeightCode::kElement:
       break;
     case WeightCode::kBF16:
-      return run(PlainKernel<T, WeightCode::kBF16>);
+      return run(PlainKernel<T, Out, WeightCode::kBF16>);
     case WeightCode::kF16:
-      return run(PlainKernel<T, WeightCode::kF16>);
+      return run(PlainKernel<T, Out, WeightCode::kF16>);
     case WeightCode::kF32:
-      return run(PlainKernel<T, WeightCode::kF32>);
+      return run(PlainKernel<T, Out, WeightCode::kF32>);
     case WeightCode::kFp8:
-      return run(PlainKernel<T, WeightCode::kFp8>);
+      return run(PlainKernel<T, Out, WeightCode::kFp8>);
     case WeightCode::kMxfp4:
-      return run(PlainKernel<T, WeightCode::kMxfp4>);
+      return run(PlainKernel<T, Out, WeightCode::kMxfp4>);
   }
   return cudaErrorInvalidValue;
 }
@@ -113,7 +113,8 @@ int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
 
 int LaunchGroupedGemmPlain(const GroupedGemmLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
-  return launch.element == Element::kBF16 ? Launch<bf16>(launch, stream) : Launch<float>(launch, stream);
+  if (launch.element == Element::kF32) return Launch<float, float>(launch, stream);
+  return launch.wide_out ? Launch<bf16, float>(launch, stream) : Launch<bf16, bf16>(launch, stream);
 }
 
 }  // namespace expertd::cuda

@@ -49,7 +49,8 @@ serve_and_bench() {
   local log=$out/serve-$1.log checkpoint server endpoint status=0
   checkpoint=$(mktemp -d)
   packed expertd synth --like "$1" --layers 1 --out "$checkpoint/model" >/dev/null || return 1
-  packed expertd serve --checkpoint "$checkpoint/model" --device cuda:0 --listen 127.0.0.1:0 \
+  # Not through a function: the process to signal is the server itself.
+  "${runner[@]}" "$here/bin/expertd" serve --checkpoint "$checkpoint/model" --device cuda:0 --listen 127.0.0.1:0 \
     --metrics-address 127.0.0.1:0 >"$log" 2>&1 &
   server=$!
   for _ in $(seq 600); do
@@ -70,7 +71,7 @@ serve_and_bench() {
   return $status
 }
 if wants serve "$@"; then
-  for model in olmoe mixtral; do
+  for model in olmoe mixtral-8x7b; do
     echo "== serve $model on cuda:0"
     serve_and_bench "$model" || failed=1
   done

@@ -112,7 +112,7 @@ class Chunker {
 ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, std::int64_t size, Scratch& scratch) {
   if (experts.count == 0) return {};
   ExpertChain chain;
-  chain.gate_up = scratch.Take<std::byte>(positions * 2 * experts.f * size);
+  chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
   chain.hidden = scratch.Take<std::byte>(positions * experts.f * size);
   chain.out = scratch.Take<std::byte>(positions * experts.d * size);
   return chain;
@@ -149,8 +149,8 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
   memory.routing_bytes = scratch.used() - memory.control_bytes;
   memory.x = scratch.Take<std::byte>(chunk.n * d * size);
   memory.logits = scratch.Take<float>(chunk.routed_rows * spec.num_experts);
-  // The most partial sums are needed by as many rows as are still split.
-  memory.partial = scratch.Take<float>(RouterPartials(std::min(chunk.n, kRouterSplitRows), spec.num_experts, d));
+  memory.partial = scratch.Take<float>(
+      std::max(RouterPartials(chunk.routed_rows, spec.num_experts, d), RouterPartials(chunk.n, 1, d)));
   memory.shared_gate = scratch.Take<float>(chunk.shared_rows > 0 ? chunk.n : 0);
   memory.ids = scratch.Take<std::int32_t>(slots);
   memory.weights = scratch.Take<float>(slots);

@@ -57,9 +57,9 @@ ChunkRouting PlaceRouting(const Chunk& chunk, std::int64_t k, Scratch& scratch);
 
 // Buffers of the GEMM chain of some experts.
 struct ExpertChain {
-  std::byte* gate_up = nullptr;  // [positions, 2F]
-  std::byte* hidden = nullptr;   // [positions, F]
-  std::byte* out = nullptr;      // [positions, D]
+  float* gate_up = nullptr;     // [positions, 2F]: rounding starts after the activation
+  std::byte* hidden = nullptr;  // [positions, F]
+  std::byte* out = nullptr;     // [positions, D]
 };
 
 // Everything of a chunk in device memory.

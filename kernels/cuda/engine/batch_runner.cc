@@ -26,6 +26,7 @@ struct Product {
   std::int64_t rows_divisor = 1;
   const std::int32_t* offsets = nullptr;
   void* out = nullptr;
+  bool wide_out = false;  // f32
 };
 absl::Status Multiply(const Product& product, DType dtype, Stream stream) {
   return EnqueueGroupedGemm({.positions = product.positions,
@@ -33,6 +34,7 @@ absl::Status Multiply(const Product& product, DType dtype, Stream stream) {
                              .in = product.matrix.in,
                              .out_features = product.matrix.out,
                              .element = ElementOf(dtype),
+                             .wide_out = product.wide_out,
                              .weights = product.matrix.code,
                              .x = product.x,
                              .gather = product.gather,
@@ -283,7 +285,8 @@ absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk,
                        .gather = memory.sort.sorted_slots,
                        .rows_divisor = on_input ? 1 : chunk.kc,
                        .offsets = offsets,
-                       .out = memory.experts.gate_up},
+                       .out = memory.experts.gate_up,
+                       .wide_out = true},
                       chunk.dtype, stream());
   }
   if (status.ok()) {
@@ -312,7 +315,8 @@ absl::Status BatchRunner::RunShared(const CudaLayer& layer, const Chunk& chunk, 
                                   .x = memory.x,
                                   .gather = memory.control.shared_list,
                                   .offsets = offsets,
-                                  .out = memory.shared.gate_up},
+                                  .out = memory.shared.gate_up,
+                                  .wide_out = true},
                                  chunk.dtype, stream());
   if (status.ok()) {
     status = ActivateChain(layer.spec(), shared, chunk.shared_rows, offsets, memory.shared, chunk.dtype, stream());

@@ -50,15 +50,15 @@ __global__ void __launch_bounds__(kThreads) ActivationKernel(const __grid_consta
   const auto experts = static_cast<int>(launch.experts);
   if (position >= launch.offsets[experts]) return;
   const std::int64_t f = launch.f;
-  const T* const in = static_cast<const T*>(launch.in) + position * 2 * f;
+  const float* const in = launch.in + position * 2 * f;
   T* const out = static_cast<T*>(launch.out) + position * f;
   const float* const bias =
       launch.bias == nullptr ? nullptr : launch.bias + ExpertOf(position, launch.offsets, experts) * 2 * f;
   const GateParams params = {kGate, launch.limit, launch.alpha};
   for (std::int64_t i = threadIdx.x * kCount; i < f; i += kThreads * kCount) {
     float gate[kCount], up[kCount];
-    Load<T, kCount>(in + i, gate);
-    Load<T, kCount>(in + f + i, up);
+    Load<float, kCount>(in + i, gate);
+    Load<float, kCount>(in + f + i, up);
     if (bias != nullptr) {
       AddFloats(bias + i, gate);
       AddFloats(bias + f + i, up);

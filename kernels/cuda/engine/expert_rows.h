@@ -27,9 +27,9 @@ struct ExpertActivationLaunch {
   std::int64_t positions = 0, experts = 0, f = 0;
   Gate gate = Gate::kSilu;
   float limit = 0, alpha = 0;
-  Element element = Element::kBF16;
+  Element element = Element::kBF16;       // of out
   const std::int32_t* offsets = nullptr;  // [experts + 1]
-  const void* in = nullptr;               // [positions, 2f]
+  const float* in = nullptr;              // [positions, 2f]
   const float* bias = nullptr;            // [experts, 2f] or null
   void* out = nullptr;                    // [positions, f]
 };

@@ -19,17 +19,13 @@ class RouterTile {
   __device__ void AddChunk(std::int64_t first, std::int64_t last) {
     __shared__ float x[kGroups * kRows][kStep + 1], w[kGroups * kExperts][kStep + 1];
     float chain[kRows][kExperts] = {};
+    Fetch(first, last);
     for (std::int64_t k = first; k < last; k += kStep) {
       __syncthreads();
-      Fill(x, k, last, [&](int row, std::int64_t at) {
-        const std::int64_t n = first_row_ + row;
-        return n < launch_.n ? ToFloat(static_cast<const T*>(launch_.x)[n * launch_.d + at]) : 0.0f;
-      });
-      Fill(w, k, last, [&](int row, std::int64_t at) {
-        const std::int64_t e = first_expert_ + row;
-        return e < launch_.e ? launch_.w[e * launch_.d + at] : 0.0f;
-      });
+      Put(x, next_x_);
+      Put(w, next_w_);
       __syncthreads();
+      Fetch(k + kStep, last);  // on its way while this step is summed
 #pragma unroll
       for (int j = 0; j < kStep; ++j) {
 #pragma unroll
@@ -66,17 +62,32 @@ class RouterTile {
   __device__ static int ExpertGroup() { return threadIdx.x % kGroups; }
   __device__ static int RowGroup() { return threadIdx.x / kGroups; }
 
-  template <int kHeight, typename Read>
-  __device__ static void Fill(float (&to)[kHeight][kStep + 1], std::int64_t k, std::int64_t last, const Read& read) {
-    const int column = threadIdx.x % kStep;
+  // Each thread moves one element of K of every eighth row.
+  static constexpr int kRowsAtOnce = kThreads / kStep;
+  static constexpr int kXLoads = kGroups * kRows / kRowsAtOnce, kWLoads = kGroups * kExperts / kRowsAtOnce;
+
+  __device__ void Fetch(std::int64_t k, std::int64_t last) {
+    const std::int64_t at = k + threadIdx.x % kStep;
 #pragma unroll
-    for (int row = threadIdx.x / kStep; row < kHeight; row += kThreads / kStep) {
-      to[row][column] = k + column < last ? read(row, k + column) : 0.0f;
+    for (int i = 0; i < kXLoads; ++i) {
+      const std::int64_t n = first_row_ + threadIdx.x / kStep + i * kRowsAtOnce;
+      next_x_[i] = at < last && n < launch_.n ? ToFloat(static_cast<const T*>(launch_.x)[n * launch_.d + at]) : 0.0f;
     }
+#pragma unroll
+    for (int i = 0; i < kWLoads; ++i) {
+      const std::int64_t e = first_expert_ + threadIdx.x / kStep + i * kRowsAtOnce;
+      next_w_[i] = at < last && e < launch_.e ? launch_.w[e * launch_.d + at] : 0.0f;
+    }
+  }
+  template <int kHeight, int kLoads>
+  __device__ static void Put(float (&to)[kHeight][kStep + 1], const float (&from)[kLoads]) {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) to[threadIdx.x / kStep + i * kRowsAtOnce][threadIdx.x % kStep] = from[i];
   }
 
   const RouterGemmLaunch& launch_;
   const std::int64_t first_row_, first_expert_;
+  float next_x_[kXLoads], next_w_[kWLoads];
   float sum_[kRows][kExperts] = {};
 };
 
@@ -91,10 +102,10 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-template <typename T>
+template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads)
     ChunkKernel(const __grid_constant__ RouterGemmLaunch launch, std::int64_t chunk) {
-  RouterTile<T, 1> tile(launch, std::int64_t{blockIdx.x} * kGroups, blockIdx.y * kGroups * kExperts);
+  RouterTile<T, kRows> tile(launch, std::int64_t{blockIdx.x} * kGroups * kRows, blockIdx.y * kGroups * kExperts);
   const std::int64_t first = blockIdx.z * chunk;
   tile.AddChunk(first, min(first + chunk, launch.d));
   tile.Write([&](std::int64_t row, std::int64_t expert, float sum) {
@@ -114,13 +125,19 @@ template <typename T>
 int Launch(const RouterGemmLaunch& launch, cudaStream_t stream) {
   const std::int64_t chunk = RouterChunk(launch.d), chunks = CeilDiv(launch.d, chunk);
   const auto expert_tiles = static_cast<unsigned>(CeilDiv(launch.e, kGroups * kExperts));
-  if (launch.n > kRouterSplitRows) {
-    const dim3 grid(static_cast<unsigned>(CeilDiv(launch.n, kGroups * 4)), expert_tiles);
-    WholeKernel<T><<<grid, kThreads, 0, stream>>>(launch, chunk);
+  constexpr std::int64_t kFewRows = 512;  // smaller tiles keep more of the device busy
+  const auto row_tiles = [&](int rows) { return static_cast<unsigned>(CeilDiv(launch.n, kGroups * rows)); };
+  if (!RouterSplits(launch.n, launch.e)) {
+    WholeKernel<T><<<dim3(row_tiles(4), expert_tiles), kThreads, 0, stream>>>(launch, chunk);
     return cudaGetLastError();
   }
-  const dim3 grid(static_cast<unsigned>(CeilDiv(launch.n, kGroups)), expert_tiles, static_cast<unsigned>(chunks));
-  ChunkKernel<T><<<grid, kThreads, 0, stream>>>(launch, chunk);
+  if (launch.n <= kFewRows) {
+    const dim3 grid(row_tiles(1), expert_tiles, static_cast<unsigned>(chunks));
+    ChunkKernel<T, 1><<<grid, kThreads, 0, stream>>>(launch, chunk);
+  } else {
+    const dim3 grid(row_tiles(4), expert_tiles, static_cast<unsigned>(chunks));
+    ChunkKernel<T, 4><<<grid, kThreads, 0, stream>>>(launch, chunk);
+  }
   AddKernel<<<static_cast<unsigned>(CeilDiv(launch.n * launch.e, kThreads)), kThreads, 0, stream>>>(
       launch, static_cast<int>(chunks));
   return cudaGetLastError();

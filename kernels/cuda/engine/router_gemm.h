@@ -23,10 +23,16 @@ constexpr std::int64_t RouterChunk(std::int64_t d) {
   const std::int64_t sixteenth = CeilDiv(CeilDiv(d, 16), 64) * 64;
   return sixteenth < 256 ? 256 : sixteenth;
 }
-// Few rows share out their chunks among blocks and add them up in a second kernel, with the same result.
-inline constexpr std::int64_t kRouterSplitRows = 64;
+// Batches of few tiles share out their chunks among blocks and add them up in a second kernel, with the same result.
+inline constexpr std::int64_t kRouterTile = 64;  // rows, and experts
+inline constexpr std::int64_t kRouterSplitTiles = 256;
+constexpr bool RouterSplits(std::int64_t n, std::int64_t e) {
+  return CeilDiv(n, kRouterTile) * CeilDiv(e, kRouterTile) < kRouterSplitTiles;
+}
+// Scratch that serves every batch of up to n rows.
 constexpr std::int64_t RouterPartials(std::int64_t n, std::int64_t e, std::int64_t d) {
-  return n > kRouterSplitRows ? 0 : n * e * CeilDiv(d, RouterChunk(d));
+  const std::int64_t most = (kRouterSplitTiles - 1) / CeilDiv(e, kRouterTile) * kRouterTile;
+  return (n < most ? n : most) * e * CeilDiv(d, RouterChunk(d));
 }
 
 // Enqueues one kernel, or two, on `stream` (a cudaStream_t); the answer is a cudaError_t.
