@@ -43,7 +43,7 @@ constexpr ExpertSortConfig ChooseExpertSort(std::int64_t slots, std::int64_t bin
   return config;
 }
 
-// Bytes of shared memory of the kernel of few slots: at most 48 KiB + 17 KiB.
+// Bytes of shared memory of the kernel of few slots: at most 54 KiB.
 constexpr int FewSharedBytes(std::int64_t bins) {
   const std::int64_t words = CeilDiv(bins, 2);  // two counters each
   return static_cast<int>(((kSortThreads / 32 + 4) * words + bins + 1 + 2 * kFewRange) * 4);

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/expert_sort_config.h"
 #include "kernels/cuda/grouped_gemm_config.h"
+#include "kernels/cuda/ragged_wgmma_config.h"
 #include "kernels/cuda/row_ops_config.h"
 #include "kernels/cuda/topk_routing_config.h"
 #include "kernels/cuda/weight_grad_config.h"
@@ -29,6 +30,13 @@ TEST(ExpertSortConfigTest, EverySlotBelongsToExactlyOneWarp) {
       EXPECT_LE(config.shared_bytes, kL4.shared_bytes_per_block - 1024) << bins;
     }
   }
+}
+
+TEST(ExpertSortConfigTest, FewSlotsTakeAKernelOfTheirOwn) {
+  EXPECT_TRUE(ChooseExpertSort(kFewSlots, kFewBins).few);
+  EXPECT_FALSE(ChooseExpertSort(kFewSlots + 1, kFewBins).few);
+  EXPECT_FALSE(ChooseExpertSort(kFewSlots, kFewBins + 1).few);
+  EXPECT_LE(FewSharedBytes(kFewBins), kL4.shared_bytes_per_block - 1024);
 }
 
 TEST(ExpertSortConfigTest, FewSlotsTakeOneBlock) {
@@ -117,6 +125,17 @@ TEST(WeightGradConfigTest, TilesCoverEveryGradient) {
   EXPECT_EQ(GradTiles(1, 1, 1), 1);
   EXPECT_EQ(GradTiles(3, kGradTileOut, kGradTileIn), 3);
   EXPECT_EQ(GradTiles(3, kGradTileOut + 1, kGradTileIn + 1), 12);
+}
+
+TEST(RaggedWgmmaConfigTest, IsHoppersAloneAndFitsItsBlocks) {
+  DeviceLimits hopper = kH200, ampere = kA100;
+  hopper.compute_capability = 90, ampere.compute_capability = 80;
+  EXPECT_TRUE(UsesRaggedWgmma(hopper, Element::kBF16, 2048, 1536));
+  EXPECT_FALSE(UsesRaggedWgmma(ampere, Element::kBF16, 2048, 1536));
+  EXPECT_FALSE(UsesRaggedWgmma(hopper, Element::kF32, 2048, 1536));
+  EXPECT_FALSE(UsesRaggedWgmma(hopper, Element::kBF16, 2044, 1536)) << "rows of a map are whole 16-byte vectors";
+  EXPECT_FALSE(UsesRaggedWgmma(hopper, Element::kBF16, 2048, 1532));
+  EXPECT_LE(RaggedSharedBytes(4096), kH200.shared_bytes_per_block);
 }
 
 TEST(RoutedIdsTest, AreThePublishedOnes) {
