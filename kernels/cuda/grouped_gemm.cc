@@ -17,7 +17,7 @@ absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream) {
     if (!Aligned16({launch.x, launch.w, launch.out})) {
       return absl::InvalidArgumentError("x, w, out: bf16 rows must be 16-byte aligned");
     }
-    launch.tile = ChooseGemmTile(launch.positions, launch.experts, *device);
+    launch.tile = ChooseGemmTile(launch.positions, launch.experts, *device, launch.weights);
     launch.blocks = GemmBlocks(launch.tile, launch.positions, launch.experts, launch.out_features, *device);
     return FromCuda(LaunchGroupedGemm(launch, stream.handle), "moe_grouped_gemm");
   }

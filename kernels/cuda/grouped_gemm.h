@@ -24,7 +24,7 @@ struct GroupedGemmLaunch {
   void* out = nullptr;                    // [positions, out_features]
 };
 
-// bf16 rows and weights, `in` a multiple of 8, all pointers 16-byte aligned.
+// bf16 rows; bf16, fp8 or mxfp4 weights; `in` a multiple of 8, all pointers 16-byte aligned.
 int LaunchGroupedGemm(const GroupedGemmLaunch& launch, void* stream);
 // Any shape, rows in bf16 or f32, any weights.
 int LaunchGroupedGemmPlain(const GroupedGemmLaunch& launch, void* stream);

@@ -28,21 +28,32 @@ inline constexpr int kGemmK = 64;
 inline constexpr int kMaxGemmExperts = 4096;
 
 constexpr const GemmTileShape& ShapeOf(GemmTile tile) { return kGemmTiles[static_cast<int>(tile)]; }
-// Of a block: the stages, and where each expert's tiles begin.
-constexpr int GemmSharedBytes(GemmTile tile, std::int64_t experts) {
+// Bytes that a weight row's codes, and their scales where each thread brings its own, take of a stage.
+constexpr int StageCodeBytes(WeightCode code) {
+  return code == WeightCode::kFp8 ? kGemmK : code == WeightCode::kMxfp4 ? kGemmK / 2 + kGemmK / 8 : kGemmK * 2;
+}
+constexpr bool IsQuantised(WeightCode code) { return code == WeightCode::kFp8 || code == WeightCode::kMxfp4; }
+
+// Of a block: the stages; two stages' weights as bf16 where they come as codes; where each expert's tiles begin.
+constexpr int GemmSharedBytes(GemmTile tile, std::int64_t experts, WeightCode code = WeightCode::kBF16) {
   const GemmTileShape& shape = ShapeOf(tile);
-  return shape.stages * (shape.weights + shape.tokens) * kGemmK * 2 + static_cast<int>((experts + 1) * 4);
+  const int stage = shape.weights * StageCodeBytes(code) + shape.tokens * kGemmK * 2;
+  const int decoded = IsQuantised(code) ? 2 * shape.weights * kGemmK * 2 : 0;
+  return shape.stages * stage + decoded + static_cast<int>((experts + 1) * 4);
 }
 
 // By the rows that an expert gets if routing is even: an uneven one takes more tiles, not a different result. Devices
 // with less shared memory than a tile wants take the next smaller one.
-constexpr GemmTile ChooseGemmTile(std::int64_t positions, std::int64_t experts, const DeviceLimits& device) {
+// Codes stop at 128 x 64: there the sums of fp8, kept twice (without and with scales), still fit the registers.
+constexpr GemmTile ChooseGemmTile(std::int64_t positions, std::int64_t experts, const DeviceLimits& device,
+                                  WeightCode code = WeightCode::kBF16) {
   const std::int64_t rows = CeilDiv(positions, experts);
-  int tile = static_cast<int>(rows <= 4    ? GemmTile::k64x8
-                              : rows <= 16 ? GemmTile::k64x32
-                              : rows <= 48 ? GemmTile::k128x64
-                                           : GemmTile::k256x128);
-  while (tile > 0 && GemmSharedBytes(static_cast<GemmTile>(tile), experts) > device.shared_bytes_per_block) --tile;
+  int tile = static_cast<int>(rows <= 4                         ? GemmTile::k64x8
+                              : rows <= 16                      ? GemmTile::k64x32
+                              : rows <= 48 || IsQuantised(code) ? GemmTile::k128x64
+                                                                : GemmTile::k256x128);
+  while (tile > 0 && GemmSharedBytes(static_cast<GemmTile>(tile), experts, code) > device.shared_bytes_per_block)
+    --tile;
   return static_cast<GemmTile>(tile);
 }
 
@@ -62,7 +73,8 @@ constexpr int PlainGemmBlocks(const DeviceLimits& device) { return device.multip
 // Tensor cores take bf16 rows of whole 16-byte vectors. Decided by types and shape alone: the other kernel's bits
 // differ.
 constexpr bool UsesTensorCores(Element element, WeightCode weights, std::int64_t in) {
-  return element == Element::kBF16 && weights == WeightCode::kBF16 && in % VectorElements(Element::kBF16) == 0;
+  return element == Element::kBF16 && (weights == WeightCode::kBF16 || IsQuantised(weights)) &&
+         in % VectorElements(Element::kBF16) == 0;
 }
 
 }  // namespace expertd::cuda

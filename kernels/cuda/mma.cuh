@@ -14,6 +14,12 @@ __device__ inline std::uint32_t SharedAddress(const void* pointer) {
 __device__ inline void CopyAsync(std::uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0));
 }
+// The same for 8 or 4 bytes.
+template <int kBytes>
+__device__ inline void CopyAsyncSmall(std::uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes),
+               "r"(valid ? kBytes : 0));
+}
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;"); }
 // Waits until at most kPending of this thread's committed groups are unfinished.
 template <int kPending>

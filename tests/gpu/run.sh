@@ -44,11 +44,11 @@ if wants verify "$@"; then
   done
 fi
 
-# Serves one layer with a real model's shapes and load-tests it: serve_and_bench MODEL.
+# Serves one layer with a real model's shapes and load-tests it: serve_and_bench MODEL [flags of synth].
 serve_and_bench() {
   local log=$out/serve-$1.log checkpoint server endpoint status=0
   checkpoint=$(mktemp -d)
-  packed expertd synth --like "$1" --layers 1 --out "$checkpoint/model" >/dev/null || return 1
+  packed expertd synth --like "$@" --layers 1 --out "$checkpoint/model" >/dev/null || return 1
   # Not through a function: the process to signal is the server itself.
   "${runner[@]}" "$here/bin/expertd" serve --checkpoint "$checkpoint/model" --device cuda:0 --listen 127.0.0.1:0 \
     --metrics-address 127.0.0.1:0 >"$log" 2>&1 &
@@ -71,9 +71,9 @@ serve_and_bench() {
   return $status
 }
 if wants serve "$@"; then
-  for model in olmoe mixtral-8x7b; do
+  for model in olmoe mixtral-8x7b "qwen3-30b-a3b --dtype fp8" gpt-oss-20b; do
     echo "== serve $model on cuda:0"
-    serve_and_bench "$model" || failed=1
+    serve_and_bench $model || failed=1
   done
 fi
 
