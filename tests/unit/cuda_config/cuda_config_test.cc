@@ -117,6 +117,10 @@ TEST(GroupedGemmConfigTest, TheGridIsResidentAndNotLargerThanTheWork) {
 
 TEST(GroupedGemmConfigTest, TensorCoresTakeWholeVectorsOfBf16) {
   EXPECT_TRUE(UsesTensorCores(Element::kBF16, WeightCode::kBF16, 2880));
+  EXPECT_TRUE(UsesTensorCores(Element::kBF16, WeightCode::kFp8, 2880));
+  EXPECT_TRUE(UsesTensorCores(Element::kBF16, WeightCode::kMxfp4, 2880));
+  EXPECT_FALSE(UsesTensorCores(Element::kBF16, WeightCode::kF16, 2880));
+  EXPECT_FALSE(UsesTensorCores(Element::kF32, WeightCode::kFp8, 2880));
   EXPECT_FALSE(UsesTensorCores(Element::kBF16, WeightCode::kBF16, 2881));
   EXPECT_FALSE(UsesTensorCores(Element::kF32, WeightCode::kF32, 2880));
 }
