@@ -52,8 +52,10 @@ const OptionRow kOptions[] = {
     {"batch-window-us", "Engine", &ServerOptions::batch_window_us,
      "How long a batch may wait for company, microseconds", 0, 1'000'000},
     {"inline-batch-us", "Engine", &ServerOptions::inline_batch_us,
-     "Batches expected to take no longer run on the thread that received the request; 0: none, microseconds", 0,
+     "Batches expected to take no longer run on the thread that received the request, on cpu; 0: none, microseconds", 0,
      10'000},
+    {"hang-timeout-ms", "Engine", &ServerOptions::hang_timeout_ms,
+     "A batch that runs for longer means a dead device (exit 7), milliseconds; 0: 300000 on cpu, else 3000", 0, kDayMs},
 
     {"listen", "Listeners", &ServerOptions::listen, "Address of the service: HOST:PORT or unix:PATH; port 0: any"},
     {"metrics-address", "Listeners", &ServerOptions::metrics_address,

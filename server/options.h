@@ -26,6 +26,7 @@ struct ServerOptions {
   std::int64_t buffer_mib = 1024;  // row buffers: requests and answers that are held
   std::int64_t batch_window_us = 0;
   std::int64_t inline_batch_us = 100;  // 0: every batch runs on a scheduler thread
+  std::int64_t hang_timeout_ms = 0;    // 0: what suits the device
 
   // Listeners
   std::string listen = "127.0.0.1:8470";
@@ -49,6 +50,11 @@ struct ServerOptions {
   // Log
   std::string log_level = "info";
   std::string log_format = "text";
+
+  // After how long a batch counts as hung: a GPU's takes milliseconds, a large one on few CPU cores may take a minute.
+  std::int64_t HangTimeoutMs() const {
+    return hang_timeout_ms > 0 ? hang_timeout_ms : device == "cpu" ? 300'000 : 3'000;
+  }
 
   // What no single flag's limits can say: InvalidArgument naming flag and value. Plaintext addresses beyond loopback
   // and unix sockets need `insecure`, metrics included; the health listener says nothing worth hiding.

@@ -13,9 +13,6 @@
 namespace expertd {
 namespace {
 
-// Buffers come back as fast as callers read their answers, which nobody can foresee.
-constexpr std::chrono::milliseconds kBufferRetry{10};
-
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 std::int64_t RoutingBytes(std::int64_t rows, std::int64_t k) {
@@ -190,7 +187,7 @@ absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& hea
   if (job->rows == 0) return job;
   if (absl::Status status = FillBuffers(head, slices, *job); !status.ok()) {
     if (!absl::IsResourceExhausted(status) || RetryAfter(status)) return status;
-    return RetryLater(status.message(), kBufferRetry);
+    return RetryLater(status.message(), admission_->RetryHint());
   }
   return job;
 }
@@ -229,11 +226,17 @@ absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Jo
   return absl::OkStatus();
 }
 
-MessageSlices::MessageSlices(const grpc::ByteBuffer& message) {
-  if (!message.Dump(&slices_).ok()) slices_.clear();
-  for (const grpc::Slice& slice : slices_) {
-    views_.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
+MessageSlices::MessageSlices(const grpc::ByteBuffer& message) : lists_(std::exchange(spare_, {})) {
+  if (!message.Dump(&lists_.slices).ok()) lists_.slices.clear();
+  for (const grpc::Slice& slice : lists_.slices) {
+    lists_.views.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
   }
+}
+
+MessageSlices::~MessageSlices() {
+  lists_.slices.clear();
+  lists_.views.clear();
+  spare_ = std::move(lists_);
 }
 
 }  // namespace expertd

@@ -8,8 +8,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
-#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "kernels/engine.h"
 #include "server/codec/forward_codec.h"
@@ -77,15 +77,23 @@ class RequestPath {
   const RequestLimits limits_;
 };
 
-// The message's slices as the codec wants them, held while this lives.
+// The message's slices as the codec wants them, held while this lives. To be destroyed by the thread that made it.
 class MessageSlices {
  public:
   explicit MessageSlices(const grpc::ByteBuffer& message);
-  operator Slices() const { return views_; }  // NOLINT(google-explicit-constructor)
+  ~MessageSlices();
+  MessageSlices(const MessageSlices&) = delete;
+  MessageSlices& operator=(const MessageSlices&) = delete;
+  operator Slices() const { return lists_.views; }  // NOLINT(google-explicit-constructor)
 
  private:
-  std::vector<grpc::Slice> slices_;
-  absl::InlinedVector<absl::string_view, 8> views_;
+  // A large message comes in hundreds of slices: their lists are kept for the thread's next message.
+  struct Lists {
+    std::vector<grpc::Slice> slices;
+    std::vector<absl::string_view> views;
+  };
+  static inline thread_local Lists spare_;
+  Lists lists_;
 };
 
 }  // namespace expertd

@@ -29,7 +29,7 @@ constexpr std::int64_t kSmallFieldsBytes = 64 << 10;
 constexpr std::int64_t kMaxGrpcMessageBytes = std::numeric_limits<int>::max();
 // gRPC's own limit lies so far above ours that a request which is too large for us is refused by us, with a reason.
 constexpr std::int64_t kGrpcLimitFactor = 2;
-constexpr std::chrono::milliseconds kWriteCheckEvery{250};
+constexpr std::chrono::milliseconds kWatchEvery{250};
 constexpr std::chrono::seconds kWaitForTransport{5};
 
 RequestLimits LimitsOf(const ServerOptions& options, const EngineInfo& engine) {
@@ -39,10 +39,12 @@ RequestLimits LimitsOf(const ServerOptions& options, const EngineInfo& engine) {
           .refuse_non_finite = options.refuse_non_finite};
 }
 
-SchedulerOptions SchedulingOf(const ServerOptions& options) {
+SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& engine) {
+  // A device that hangs would take the event thread along, and with it the answer that says so.
+  const bool computes_here = engine.device == "cpu" || engine.device == "null";
   return {.max_batch_rows = options.max_batch_rows,
           .batch_window = std::chrono::microseconds(options.batch_window_us),
-          .inline_limit = std::chrono::microseconds(options.inline_batch_us)};
+          .inline_limit = std::chrono::microseconds(computes_here ? options.inline_batch_us : 0)};
 }
 
 AdmissionLimits BudgetOf(const ServerOptions& options) {
@@ -98,13 +100,15 @@ struct Server::State {
         plan(std::move(the_plan)),
         admission(std::make_shared<Admission>(BudgetOf(options))),
         observer(metrics, health, std::move(hooks)),
-        scheduler(*engine, *admission, SchedulingOf(options), time, observer),
+        scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
         path(*engine, admission, scheduler, layers, metrics, LimitsOf(options, engine->info())),
         service(path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)) {}
 
   absl::Status Bind(std::int64_t max_message_bytes);
-  // The write watch's thread.
-  void WatchWrites();
+  // The watch's thread: callers that do not read, a device that does not answer.
+  void Watch();
+  void CancelStuckWrites();
+  void LookForHang();
   bool StopsBefore(Clock::time_point deadline);
 
   const ServerOptions options;
@@ -128,7 +132,7 @@ struct Server::State {
   Mutex mutex;
   CondVar stopped;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
-  std::thread write_watch;
+  std::thread watch;
 };
 
 absl::StatusOr<std::int64_t> MaxMessageBytes(const ServerOptions& options, std::int64_t max_k,
@@ -185,20 +189,34 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
     metrics_listener = *std::move(scrapes);
     addresses.metrics = metrics_listener->address();
   }
-  write_watch = std::thread([this] { WatchWrites(); });
+  watch = std::thread([this] { Watch(); });
   return absl::OkStatus();
 }
 
-void Server::State::WatchWrites() {
-  const std::chrono::milliseconds timeout(options.write_timeout_ms);
-  const auto every = std::min(kWriteCheckEvery, std::max(timeout / 4, std::chrono::milliseconds(1)));
+void Server::State::Watch() {
+  const std::chrono::milliseconds shortest(std::min(options.write_timeout_ms, options.HangTimeoutMs()));
+  const auto every = std::min(kWatchEvery, std::max(shortest / 4, std::chrono::milliseconds(1)));
   while (!StopsBefore(Clock::now() + every)) {
-    for (int i = calls.CancelStuckWrites(Clock::now() - timeout); i > 0; --i) {
-      metrics.WriteTimedOut();
-      Log(LogLevel::kWarning, "a caller that does not read was cancelled",
-          {{"write_timeout_ms", options.write_timeout_ms}});
-    }
+    CancelStuckWrites();
+    LookForHang();
   }
+}
+
+void Server::State::CancelStuckWrites() {
+  for (int i = calls.CancelStuckWrites(Clock::now() - std::chrono::milliseconds(options.write_timeout_ms)); i > 0;
+       --i) {
+    metrics.WriteTimedOut();
+    Log(LogLevel::kWarning, "a caller that does not read was cancelled",
+        {{"write_timeout_ms", options.write_timeout_ms}});
+  }
+}
+
+void Server::State::LookForHang() {
+  const auto ran = std::chrono::duration_cast<std::chrono::milliseconds>(scheduler.LongestRun());
+  if (ran.count() <= options.HangTimeoutMs()) return;
+  scheduler.AbandonEngine(
+      absl::InternalError(absl::StrCat("device ", engine->info().device, ": a batch has run for ", ran.count(),
+                                       " ms (limit --hang-timeout-ms ", options.HangTimeoutMs(), ")")));
 }
 
 bool Server::State::StopsBefore(Clock::time_point deadline) {
@@ -211,13 +229,13 @@ Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Server::~Server() {
   State& s = *state_;
-  if (s.write_watch.joinable()) {
+  if (s.watch.joinable()) {
     {
       MutexLock lock(s.mutex);
       s.stopping = true;
       s.stopped.NotifyAll();
     }
-    s.write_watch.join();
+    s.watch.join();
   }
   s.health.Leave();
   s.health.Detach();

@@ -89,6 +89,17 @@ void JobBook::DropWaiting(const absl::Status& reason, FinishedJobs& finished) {
   for (JobEntry* entry : waiting) Drop(*entry, reason, finished);
 }
 
+void JobBook::Abandon(const absl::Status& reason, FinishedJobs& finished) {
+  for (const auto& [id, entry] : entries_) {
+    if (entry->running == 0 || !entry->job->done) continue;
+    auto shell = std::make_unique<Job>();
+    shell->layer = entry->job->layer;
+    shell->arrival = entry->job->arrival;
+    shell->done = std::exchange(entry->job->done, nullptr);
+    finished.push_back({.job = std::move(shell), .status = reason, .report = entry->report});
+  }
+}
+
 void JobBook::Enqueue(JobEntry& entry) {
   LayerQueue& queue = queues_[entry.job->layer.get()];
   load_.queued.batches -= BatchesOf(queue);
@@ -125,7 +136,10 @@ void JobBook::Drop(JobEntry& entry, const absl::Status& reason, FinishedJobs& fi
 
 void JobBook::FinishIfDone(JobEntry& entry, FinishedJobs& finished) {
   if (entry.rows > 0 || entry.running > 0) return;
-  finished.push_back({.job = std::move(entry.job), .status = std::move(entry.status), .report = entry.report});
+  // An abandoned job was answered already; its buffers go with the entry.
+  if (entry.job->done) {
+    finished.push_back({.job = std::move(entry.job), .status = std::move(entry.status), .report = entry.report});
+  }
   entries_.erase(entry.id);
 }
 

@@ -66,6 +66,10 @@ class JobBook {
   void DropWaiting(const absl::Status& reason, FinishedJobs& finished);
 
   const LayerQueues& queues() const { return queues_; }
+  // For a device that will not come back: hands out what runs, each as a job without its buffers, which the device may
+  // still write to; they stay here with the original until its batch ends, if it ever does.
+  void Abandon(const absl::Status& reason, FinishedJobs& finished);
+
   // What waits and what runs.
   const Load& load() const { return load_; }
 

@@ -34,6 +34,9 @@ class Scheduler::Impl {
   JobId Submit(std::unique_ptr<Job> job);
   void Cancel(JobId id);
   bool Drain(Clock::time_point deadline);
+  Clock::duration LongestRun() const;
+  // What runs is completed when its batch ends, or at once when that is not expected any more (`abandon`).
+  void LoseEngine(const absl::Status& reason, bool abandon);
   std::vector<QueueStats> Stats() const;
 
  private:
@@ -55,7 +58,6 @@ class Scheduler::Impl {
   bool RunsWithin(Clock::duration limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Do(Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
   void Run(RunningBatch& batch);
-  void LoseEngine(const absl::Status& reason);
   void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { admission_.ObserveLoad(book_.load()); }
   // Hands jobs to their callers.
   void Deliver(FinishedJobs& finished) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -73,7 +75,8 @@ class Scheduler::Impl {
   CondVar work_;         // something waits and there is a place, or stop_
   CondVar delivered_;    // undelivered_ became 0
   JobBook book_ ABSL_GUARDED_BY(mutex_);
-  int idle_ ABSL_GUARDED_BY(mutex_) = 0;                  // threads that wait for work_
+  std::vector<Clock::time_point> running_since_ ABSL_GUARDED_BY(mutex_);  // of each batch that the engine has
+  int idle_ ABSL_GUARDED_BY(mutex_) = 0;                                  // threads that wait for work_
   int places_ ABSL_GUARDED_BY(mutex_);                    // batches that the engine takes besides those that run
   std::int64_t undelivered_ ABSL_GUARDED_BY(mutex_) = 0;  // jobs taken whose `done` has not returned
   Clock::time_point last_batch_end_ ABSL_GUARDED_BY(mutex_) = Clock::time_point::min();
@@ -168,6 +171,7 @@ bool Scheduler::Impl::Begin(Turn& turn, std::optional<Clock::time_point>& look_a
   look_again = decision.look_again;
   if (decision.expired.empty() && decision.batch.empty()) return false;
   turn.batch = book_.Begin(decision, now, turn.expired);
+  if (!turn.batch.pieces.empty()) running_since_.push_back(now);
   --places_;
   PublishLoad();
   return true;
@@ -266,19 +270,28 @@ void Scheduler::Impl::Run(RunningBatch& batch) {
     last_batch_end_ = std::max(now, last_batch_end_);
     if (all_ok) admission_.ObserveBatch(batch.rows, Seconds(last_batch_end_ - charged_from));
     book_.End(batch, now, finished);
+    running_since_.erase(std::find(running_since_.begin(), running_since_.end(), batch.start));
     PublishLoad();
   }
-  if (!lost.ok()) LoseEngine(lost);
+  if (!lost.ok()) LoseEngine(lost, /*abandon=*/false);
   Deliver(finished);
 }
 
-void Scheduler::Impl::LoseEngine(const absl::Status& reason) {
+Clock::duration Scheduler::Impl::LongestRun() const {
+  const Clock::time_point now = time_.Now();
+  MutexLock lock(mutex_);
+  const auto oldest = std::min_element(running_since_.begin(), running_since_.end());
+  return oldest == running_since_.end() ? Clock::duration::zero() : now - *oldest;
+}
+
+void Scheduler::Impl::LoseEngine(const absl::Status& reason, bool abandon) {
   FinishedJobs dropped;
   {
     MutexLock lock(mutex_);
     if (std::exchange(engine_lost_, true)) return;
     refusal_ = absl::UnavailableError(absl::StrCat("the engine is lost: ", reason.message()));
     book_.DropWaiting(reason, dropped);
+    if (abandon) book_.Abandon(reason, dropped);
     PublishLoad();
   }
   observer_.EngineLost(reason);
@@ -306,6 +319,8 @@ Scheduler::~Scheduler() = default;
 Scheduler::JobId Scheduler::Submit(std::unique_ptr<Job> job) { return impl_->Submit(std::move(job)); }
 void Scheduler::Cancel(JobId id) { impl_->Cancel(id); }
 bool Scheduler::Drain(Clock::time_point deadline) { return impl_->Drain(deadline); }
+Clock::duration Scheduler::LongestRun() const { return impl_->LongestRun(); }
+void Scheduler::AbandonEngine(const absl::Status& reason) { impl_->LoseEngine(reason, /*abandon=*/true); }
 std::vector<QueueStats> Scheduler::Stats() const { return impl_->Stats(); }
 
 }  // namespace expertd

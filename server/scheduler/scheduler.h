@@ -76,6 +76,12 @@ class Scheduler {
   // `deadline`. False: not all done in time.
   bool Drain(Clock::time_point deadline);
 
+  // How long the oldest batch has been with the engine; zero when none is.
+  Clock::duration LongestRun() const;
+  // For a watchdog: the engine is taken for lost. What runs and what waits is completed with `reason` (Internal) at
+  // once; running jobs' buffers stay with the engine until their batch ends, if it does. Only the first call counts.
+  void AbandonEngine(const absl::Status& reason);
+
   // Only the layers for which requests wait, in no particular order.
   std::vector<QueueStats> Stats() const;
 

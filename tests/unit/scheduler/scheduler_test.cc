@@ -421,6 +421,23 @@ TEST_F(SchedulerTest, ALostEngineIsReportedOnceHoweverManyBatchesItTakesAlong) {
   EXPECT_EQ(observer_.lost, 1);
 }
 
+TEST_F(SchedulerTest, AHungEngineIsAbandonedAndEverybodyIsAnsweredAtOnce) {
+  Start();
+  EXPECT_EQ(scheduler_->LongestRun(), Clock::duration::zero());
+  Occupy(1);
+  Submit(2);
+  clock_.Advance(milliseconds(7));
+  EXPECT_EQ(scheduler_->LongestRun(), milliseconds(7));
+  scheduler_->AbandonEngine(absl::InternalError("hung"));
+  scheduler_->AbandonEngine(absl::InternalError("hung, again"));
+  for (const int tag : {1, 2}) EXPECT_EQ(callers_.Await(tag).status, absl::InternalError("hung"));
+  Submit(3);
+  EXPECT_EQ(callers_.Await(3).status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(observer_.lost, 1);
+  EXPECT_TRUE(scheduler_->Drain(clock_.Now())) << "nobody waits for an answer any more";
+  engine_->LetAllGo();  // it comes back after all: nobody is answered twice, and the buffers go
+}
+
 TEST_F(SchedulerTest, DrainingAnswersAllThatWasAcceptedAndTakesNoMore) {
   Start();
   Occupy(1);

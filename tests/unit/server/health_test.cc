@@ -51,6 +51,24 @@ TEST_F(HealthTest, ALostEngineIsTold) {
   EXPECT_EQ(engine_lost_, 1);
 }
 
+TEST_F(HealthTest, AHungDeviceIsALostEngine) {
+  options_.hang_timeout_ms = 200;
+  options_.inline_batch_us = 0;  // as on every engine that can hang
+  Start();
+  v1::ForwardResponse response;
+  ASSERT_TRUE(Forward(MakeRequest(1, 1), &response).ok());
+  engine_->Close();  // the next batch does not come back
+  const auto start = Clock::now();
+  const grpc::Status status = Forward(MakeRequest(2, 1), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+  EXPECT_THAT(status.error_message(), HasSubstr("--hang-timeout-ms 200"));
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(5));
+  EXPECT_TRUE(Eventually([&] { return engine_lost_ == 1; }));
+  EXPECT_EQ(HealthOf("live"), kNotServing);
+  EXPECT_EQ(HealthOf(""), kNotServing);
+  EXPECT_EQ(Forward(MakeRequest(3, 1), &response).error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
 TEST_F(HealthTest, TheHealthListenerHasNothingElse) {
   options_.health_address = "127.0.0.1:0";
   Start();

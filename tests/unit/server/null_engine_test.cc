@@ -45,6 +45,12 @@ TEST(NullEngineTest, CopiesAndConvertsRows) {
   }
 }
 
+TEST(NullEngineTest, BuffersAreReused) {
+  auto engine = MakeNullEngine({.row_buffer_bytes = 1 << 20});
+  const std::byte* const block = engine->AcquireRows(100'000)->data();
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(engine->AcquireRows(100'000)->data(), block);
+}
+
 TEST(NullEngineTest, BuffersAreBoundedAndOutliveTheEngine) {
   auto engine = MakeNullEngine({.row_buffer_bytes = 1024});
   absl::StatusOr<RowBuffer> first = engine->AcquireRows(500);

@@ -177,6 +177,38 @@ TEST_F(UnaryTest, RowBuffersInUseAreATransientRefusal) {
   EXPECT_TRUE(Forward(MakeRequest(2, 8), &response).ok());
 }
 
+TEST_F(UnaryTest, TheRetryHintForRowBuffersFollowsFromTheExpectedWait) {
+  auto engine = std::make_unique<GatedEngine>(/*row_buffer_bytes=*/16 << 10);
+  engine_ = engine.get();
+  Start(std::move(engine), TinyPlan(), true);
+  const auto hold = [&](std::uint64_t id) {
+    engine_->Close();
+    const int before = engine_->batches();
+    std::thread holder([&, id] {
+      v1::ForwardResponse held;
+      EXPECT_TRUE(Forward(MakeRequest(id, 32), &held).ok());
+    });
+    EXPECT_TRUE(engine_->WaitForBatches(before + 1));
+    return holder;
+  };
+  std::thread slow = hold(1);
+  std::this_thread::sleep_for(std::chrono::milliseconds(80));
+  engine_->Open();
+  slow.join();
+
+  std::thread running = hold(2);  // 8 KiB of 16; a batch is known to take 80 ms
+  grpc::ClientContext context;
+  v1::ForwardResponse response;
+  const grpc::Status status = stub_->Forward(&context, MakeRequest(3, 64), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto hint = trailers.find("grpc-retry-pushback-ms");
+  ASSERT_NE(hint, trailers.end());
+  EXPECT_GE(std::stoi(std::string(hint->second.data(), hint->second.size())), 75);
+  engine_->Open();
+  running.join();
+}
+
 TEST_F(UnaryTest, PastDeadlinesRunNoBatch) {
   Start();
   engine_->Close();
