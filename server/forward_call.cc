@@ -16,23 +16,25 @@ Clock::time_point SteadyDeadline(std::chrono::system_clock::time_point deadline,
 
 }  // namespace
 
-grpc::ServerUnaryReactor* ForwardCall::Start(RequestPath& path, CallRegistry& calls,
+grpc::ServerUnaryReactor* ForwardCall::Start(RequestPath& path, CallRegistry& calls, Caller caller,
                                              grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                              grpc::ByteBuffer* response) {
-  auto call = std::make_shared<ForwardCall>(path, calls, context, response);
-  if (!calls.Add(call)) {
-    const absl::Status refusal = DrainingError();
-    path.Refused(Rpc::kForward, refusal);
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpcStatus(refusal, context));
-    return reactor;
-  }
+  auto call = std::make_shared<ForwardCall>(path, calls, std::move(caller), context, response);
+  if (!calls.Add(call)) return Refuse(path, Rpc::kForward, context, DrainingError());
   call->Run(*request);
   return call.get();
 }
 
+grpc::ServerUnaryReactor* ForwardCall::Refuse(RequestPath& path, Rpc rpc, grpc::CallbackServerContext* context,
+                                              const absl::Status& refusal) {
+  path.Refused(rpc, refusal);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(refusal, context));
+  return reactor;
+}
+
 void ForwardCall::Run(const grpc::ByteBuffer& request) {
-  Arrival arrival = {.rpc = Rpc::kForward, .time = Clock::now()};
+  Arrival arrival = {.rpc = Rpc::kForward, .tenant = caller_.tenant, .time = Clock::now()};
   arrival.call_deadline = SteadyDeadline(context_->deadline(), arrival.time);
   const MessageSlices slices(request);
   const std::optional<Scheduler::JobId> job =

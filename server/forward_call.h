@@ -7,8 +7,10 @@
 
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "server/call_registry.h"
+#include "server/caller.h"
 #include "server/request_path.h"
 
 namespace expertd {
@@ -16,12 +18,18 @@ namespace expertd {
 // Lives from Start until gRPC is done with it and the request was answered, whichever is later.
 class ForwardCall : public grpc::ServerUnaryReactor, public Call, public std::enable_shared_from_this<ForwardCall> {
  public:
-  // What a raw unary handler returns. `path` and `calls` must outlive the call.
-  static grpc::ServerUnaryReactor* Start(RequestPath& path, CallRegistry& calls, grpc::CallbackServerContext* context,
-                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* response);
+  // What a raw unary handler returns for an admitted caller. `path` and `calls` must outlive the call.
+  static grpc::ServerUnaryReactor* Start(RequestPath& path, CallRegistry& calls, Caller caller,
+                                         grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response);
 
-  ForwardCall(RequestPath& path, CallRegistry& calls, grpc::CallbackServerContext* context, grpc::ByteBuffer* response)
-      : Call(context), path_(path), calls_(calls), context_(context), response_(response) {}
+  // What a handler returns for a call that is refused.
+  static grpc::ServerUnaryReactor* Refuse(RequestPath& path, Rpc rpc, grpc::CallbackServerContext* context,
+                                          const absl::Status& refusal);
+
+  ForwardCall(RequestPath& path, CallRegistry& calls, Caller caller, grpc::CallbackServerContext* context,
+              grpc::ByteBuffer* response)
+      : Call(context), path_(path), calls_(calls), caller_(std::move(caller)), context_(context), response_(response) {}
 
   void Drain() override {}  // it is answered anyway
 
@@ -34,6 +42,7 @@ class ForwardCall : public grpc::ServerUnaryReactor, public Call, public std::en
 
   RequestPath& path_;
   CallRegistry& calls_;
+  const Caller caller_;
   grpc::CallbackServerContext* const context_;  // until Finish
   grpc::ByteBuffer* const response_;            // until Finish
 

@@ -12,10 +12,8 @@
 namespace expertd {
 namespace {
 
-using StreamReactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
-
 // A stream that ends before it begins.
-class RefusedStream : public StreamReactor {
+class RefusedStream : public ForwardStream::Reactor {
  public:
   explicit RefusedStream(grpc::Status status) { Finish(std::move(status)); }
   void OnDone() override { delete this; }
@@ -30,16 +28,18 @@ grpc::ByteBuffer ErrorMessage(std::uint64_t request_id, const absl::Status& stat
 
 }  // namespace
 
-StreamReactor* ForwardStream::Start(RequestPath& path, CallRegistry& calls, grpc::CallbackServerContext* context,
-                                    std::int64_t max_in_flight) {
-  auto stream = std::make_shared<ForwardStream>(path, calls, context, max_in_flight);
-  if (!calls.Add(stream)) {
-    const absl::Status status = DrainingError();
-    path.Refused(Rpc::kForwardStream, status);
-    return new RefusedStream(ToGrpcStatus(status, context));
-  }
+ForwardStream::Reactor* ForwardStream::Start(RequestPath& path, CallRegistry& calls, Caller caller,
+                                             grpc::CallbackServerContext* context, std::int64_t max_in_flight) {
+  auto stream = std::make_shared<ForwardStream>(path, calls, std::move(caller), context, max_in_flight);
+  if (!calls.Add(stream)) return Refuse(path, context, DrainingError());
   stream->Advance();
   return stream.get();
+}
+
+ForwardStream::Reactor* ForwardStream::Refuse(RequestPath& path, grpc::CallbackServerContext* context,
+                                              const absl::Status& refusal) {
+  path.Refused(Rpc::kForwardStream, refusal);
+  return new RefusedStream(ToGrpcStatus(refusal, context));
 }
 
 void ForwardStream::Drain() {
@@ -96,10 +96,10 @@ void ForwardStream::Submit(absl::StatusOr<ForwardHead> head, Slices slices, std:
         head.ok() ? absl::InvalidArgumentError(absl::StrCat("request_id: ", request_id, " is in flight on this stream"))
                   : head.status();
     path_.Refused(Rpc::kForwardStream, status);
-    Refuse(request_id, status);
+    AnswerRefused(request_id, status);
     return;
   }
-  const Arrival arrival = {.rpc = Rpc::kForwardStream, .time = time};
+  const Arrival arrival = {.rpc = Rpc::kForwardStream, .tenant = caller_.tenant, .time = time};
   const std::optional<Scheduler::JobId> job =
       path_.Submit(std::move(head), slices, arrival,
                    [self = shared_from_this(), request_id](const absl::Status& status, grpc::ByteBuffer message) {
@@ -134,7 +134,7 @@ void ForwardStream::Answered(std::uint64_t request_id, const absl::Status& statu
   Advance();
 }
 
-void ForwardStream::Refuse(std::uint64_t request_id, const absl::Status& status) {
+void ForwardStream::AnswerRefused(std::uint64_t request_id, const absl::Status& status) {
   {
     MutexLock lock(mutex_);
     answers_.push_back(ErrorMessage(request_id, status));

@@ -9,9 +9,11 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "server/call_registry.h"
+#include "server/caller.h"
 #include "server/request_path.h"
 
 namespace expertd {
@@ -25,14 +27,17 @@ class ForwardStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
                       public Call,
                       public std::enable_shared_from_this<ForwardStream> {
  public:
-  // What a raw bidirectional handler returns. `path` and `calls` must outlive the stream.
-  static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(RequestPath& path, CallRegistry& calls,
-                                                                            grpc::CallbackServerContext* context,
-                                                                            std::int64_t max_in_flight);
+  using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-  ForwardStream(RequestPath& path, CallRegistry& calls, grpc::CallbackServerContext* context,
+  // What a raw bidirectional handler returns for an admitted caller. `path` and `calls` must outlive the stream.
+  static Reactor* Start(RequestPath& path, CallRegistry& calls, Caller caller, grpc::CallbackServerContext* context,
+                        std::int64_t max_in_flight);
+  // What it returns for a stream that is refused.
+  static Reactor* Refuse(RequestPath& path, grpc::CallbackServerContext* context, const absl::Status& refusal);
+
+  ForwardStream(RequestPath& path, CallRegistry& calls, Caller caller, grpc::CallbackServerContext* context,
                 std::int64_t max_in_flight)
-      : Call(context), path_(path), calls_(calls), max_in_flight_(max_in_flight) {}
+      : Call(context), path_(path), calls_(calls), caller_(std::move(caller)), max_in_flight_(max_in_flight) {}
 
   void Drain() override;
 
@@ -55,7 +60,7 @@ class ForwardStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   void CancelRequest(std::uint64_t request_id);
   void Answered(std::uint64_t request_id, const absl::Status& status, grpc::ByteBuffer message);
   // Queues an answer to a request that was never in flight.
-  void Refuse(std::uint64_t request_id, const absl::Status& status);
+  void AnswerRefused(std::uint64_t request_id, const absl::Status& status);
 
   // No more messages; `status` is what the stream ends with.
   void StopReading(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -64,6 +69,7 @@ class ForwardStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
 
   RequestPath& path_;
   CallRegistry& calls_;
+  const Caller caller_;
   const std::int64_t max_in_flight_;
 
   // Owned by the read or the write that is in progress.

@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "kernels/engine.h"
+#include "server/caller.h"
 #include "server/scheduler/admission.h"
 
 namespace expertd {
@@ -26,7 +28,8 @@ struct BatchReport {
 // Owned by the scheduler from Submit until `done` has been called, exactly once, outside any lock.
 struct Job {
   LayerPtr layer;
-  std::int64_t rows = 0;  // > 0
+  std::string tenant = kDefaultTenant;  // whose share of the device it is charged to (caller.h)
+  std::int64_t rows = 0;                // > 0
   DType input_dtype = DType::kBF16;
   DType output_dtype = DType::kBF16;
   bool shared_expert = true;

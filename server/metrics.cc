@@ -13,9 +13,10 @@ constexpr const char* kStageNames[] = {"decode", "queue", "stage_in", "route", "
 
 // What a code means for a request that was refused before it was queued.
 constexpr std::pair<absl::StatusCode, const char*> kRejectReasons[] = {
-    {absl::StatusCode::kInvalidArgument, "invalid"},        {absl::StatusCode::kNotFound, "unknown_layer"},
-    {absl::StatusCode::kFailedPrecondition, "fingerprint"}, {absl::StatusCode::kUnavailable, "loading_or_draining"},
-    {absl::StatusCode::kResourceExhausted, "busy"},         {absl::StatusCode::kDeadlineExceeded, "deadline"},
+    {absl::StatusCode::kInvalidArgument, "invalid"},         {absl::StatusCode::kNotFound, "unknown_layer"},
+    {absl::StatusCode::kFailedPrecondition, "fingerprint"},  {absl::StatusCode::kUnavailable, "loading_or_draining"},
+    {absl::StatusCode::kResourceExhausted, "busy"},          {absl::StatusCode::kDeadlineExceeded, "deadline"},
+    {absl::StatusCode::kUnauthenticated, "unauthenticated"}, {absl::StatusCode::kPermissionDenied, "permission"},
 };
 
 const std::vector<double>& SecondsBuckets() {

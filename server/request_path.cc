@@ -175,6 +175,7 @@ absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& hea
 
   auto job = std::make_unique<Job>();
   job->layer = *std::move(layer);
+  job->tenant = std::string(arrival.tenant);
   job->rows = head.rows;
   job->input_dtype = head.dtype;
   job->output_dtype = head.output_dtype;

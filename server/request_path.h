@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "kernels/engine.h"
+#include "server/caller.h"
 #include "server/codec/forward_codec.h"
 #include "server/job.h"
 #include "server/layer_table.h"
@@ -31,6 +33,7 @@ struct RequestLimits {
 // When and how a request came.
 struct Arrival {
   Rpc rpc = Rpc::kForward;
+  absl::string_view tenant = kDefaultTenant;  // of the caller; must live as long as Submit
   Clock::time_point time;
   Clock::time_point call_deadline = Clock::time_point::max();  // of the RPC; streams: none
 };

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/access/access.h"
 #include "server/call_registry.h"
 #include "server/health.h"
 #include "server/layer_table.h"
@@ -102,7 +103,7 @@ struct Server::State {
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
         path(*engine, admission, scheduler, layers, metrics, LimitsOf(options, engine->info())),
-        service(path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)) {}
+        service(access, path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)) {}
 
   absl::Status Bind(std::int64_t max_message_bytes);
   // The watch's thread: callers that do not read, a device that does not answer.
@@ -123,6 +124,7 @@ struct Server::State {
   Scheduler scheduler;
   RequestPath path;
   CallRegistry calls;
+  const Access access{{}};  // everybody may infer
   ExpertdService service;
   GrpcListener service_listener;
   GrpcListener health_listener;

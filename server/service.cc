@@ -1,6 +1,7 @@
 #include "server/service.h"
 
 #include <chrono>
+#include <utility>
 
 #include "server/forward_call.h"
 #include "server/forward_stream.h"
@@ -32,16 +33,23 @@ void Describe(const LayerTable::Row& row, v1::Layer* out) {
 
 grpc::ServerUnaryReactor* ExpertdService::Forward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                   grpc::ByteBuffer* response) {
-  return ForwardCall::Start(path_, calls_, context, request, response);
+  absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
+  if (!caller.ok()) return ForwardCall::Refuse(path_, Rpc::kForward, context, caller.status());
+  return ForwardCall::Start(path_, calls_, *std::move(caller), context, request, response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ExpertdService::ForwardStream(
     grpc::CallbackServerContext* context) {
-  return expertd::ForwardStream::Start(path_, calls_, context, info_.max_in_flight_per_stream());
+  absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
+  if (!caller.ok()) return expertd::ForwardStream::Refuse(path_, context, caller.status());
+  return expertd::ForwardStream::Start(path_, calls_, *std::move(caller), context, info_.max_in_flight_per_stream());
 }
 
 grpc::ServerUnaryReactor* ExpertdService::ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,
                                                      v1::ListLayersResponse* response) {
+  if (const auto caller = access_.Admit(*context, Role::kInfer); !caller.ok()) {
+    return ForwardCall::Refuse(path_, Rpc::kListLayers, context, caller.status());
+  }
   const Clock::time_point start = Clock::now();
   for (const LayerTable::Row& row : layers_.List()) Describe(row, response->add_layers());
   path_.metrics().RequestDone(Rpc::kListLayers, absl::StatusCode::kOk,
@@ -54,6 +62,9 @@ grpc::ServerUnaryReactor* ExpertdService::ListLayers(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ExpertdService::GetServerInfo(grpc::CallbackServerContext* context,
                                                         const v1::GetServerInfoRequest*,
                                                         v1::GetServerInfoResponse* response) {
+  if (const auto caller = access_.Admit(*context, Role::kInfer); !caller.ok()) {
+    return ForwardCall::Refuse(path_, Rpc::kGetServerInfo, context, caller.status());
+  }
   *response = info_;
   path_.metrics().RequestDone(Rpc::kGetServerInfo, absl::StatusCode::kOk, 0);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

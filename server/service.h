@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "server/access/access.h"
 #include "server/call_registry.h"
 #include "server/layer_table.h"
 #include "server/request_path.h"
@@ -18,8 +19,9 @@ using RawService = v1::Expertd::WithRawCallbackMethod_Forward<v1::Expertd::WithR
 class ExpertdService final : public RawService {
  public:
   // `info` is what GetServerInfo answers.
-  ExpertdService(RequestPath& path, CallRegistry& calls, const LayerTable& layers, v1::GetServerInfoResponse info)
-      : path_(path), calls_(calls), layers_(layers), info_(std::move(info)) {}
+  ExpertdService(const Access& access, RequestPath& path, CallRegistry& calls, const LayerTable& layers,
+                 v1::GetServerInfoResponse info)
+      : access_(access), path_(path), calls_(calls), layers_(layers), info_(std::move(info)) {}
 
   grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                     grpc::ByteBuffer* response) override;
@@ -31,6 +33,7 @@ class ExpertdService final : public RawService {
                                           v1::GetServerInfoResponse* response) override;
 
  private:
+  const Access& access_;
   RequestPath& path_;
   CallRegistry& calls_;
   const LayerTable& layers_;
