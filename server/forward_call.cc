@@ -16,12 +16,11 @@ Clock::time_point SteadyDeadline(std::chrono::system_clock::time_point deadline,
 
 }  // namespace
 
-grpc::ServerUnaryReactor* ForwardCall::Start(RequestPath& path, CallRegistry& calls, Caller caller,
-                                             grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+grpc::ServerUnaryReactor* ForwardCall::Start(Setup setup, const SubmitFn& submit, const grpc::ByteBuffer* request,
                                              grpc::ByteBuffer* response) {
-  auto call = std::make_shared<ForwardCall>(path, calls, std::move(caller), context, response);
-  if (!calls.Add(call)) return Refuse(path, Rpc::kForward, context, DrainingError());
-  call->Run(*request);
+  auto call = std::make_shared<ForwardCall>(setup, response);
+  if (!setup.calls.Add(call)) return Refuse(setup.path, setup.rpc, setup.context, DrainingError());
+  call->Run(submit, *request);
   return call.get();
 }
 
@@ -33,15 +32,14 @@ grpc::ServerUnaryReactor* ForwardCall::Refuse(RequestPath& path, Rpc rpc, grpc::
   return reactor;
 }
 
-void ForwardCall::Run(const grpc::ByteBuffer& request) {
-  Arrival arrival = {.rpc = Rpc::kForward, .tenant = caller_.tenant, .time = Clock::now()};
+void ForwardCall::Run(const SubmitFn& submit, const grpc::ByteBuffer& request) {
+  Arrival arrival = {.rpc = rpc_, .tenant = caller_.tenant, .time = Clock::now()};
   arrival.call_deadline = SteadyDeadline(context_->deadline(), arrival.time);
   const MessageSlices slices(request);
   const std::optional<Scheduler::JobId> job =
-      path_.Submit(ScanForwardRequest(slices), slices, arrival,
-                   [self = shared_from_this()](const absl::Status& status, grpc::ByteBuffer message) {
-                     self->Answer(status, std::move(message));
-                   });
+      submit(slices, arrival, [self = shared_from_this()](const absl::Status& status, grpc::ByteBuffer message) {
+        self->Answer(status, std::move(message));
+      });
   // The rows were copied. gRPC owns the message and drops it only with the call, which would hold all rows twice.
   const_cast<grpc::ByteBuffer&>(request).Clear();
   if (!job) return;

@@ -1,10 +1,11 @@
-// The unary Forward.
+// A unary call that runs rows, whatever protocol its messages are written in.
 #pragma once
 
 #include <grpcpp/impl/codegen/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -18,23 +19,39 @@ namespace expertd {
 // Lives from Start until gRPC is done with it and the request was answered, whichever is later.
 class ForwardCall : public grpc::ServerUnaryReactor, public Call, public std::enable_shared_from_this<ForwardCall> {
  public:
-  // What a raw unary handler returns for an admitted caller. `path` and `calls` must outlive the call.
-  static grpc::ServerUnaryReactor* Start(RequestPath& path, CallRegistry& calls, Caller caller,
-                                         grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+  // Reads the message and submits it, as RequestPath::Submit.
+  using SubmitFn =
+      std::function<std::optional<Scheduler::JobId>(Slices message, const Arrival& arrival, AnswerFn answer)>;
+
+  struct Setup {
+    RequestPath& path;
+    CallRegistry& calls;  // both must outlive the call
+    Caller caller;        // admitted
+    Rpc rpc;
+    grpc::CallbackServerContext* context;
+  };
+
+  // What a raw unary handler returns.
+  static grpc::ServerUnaryReactor* Start(Setup setup, const SubmitFn& submit, const grpc::ByteBuffer* request,
                                          grpc::ByteBuffer* response);
 
   // What a handler returns for a call that is refused.
   static grpc::ServerUnaryReactor* Refuse(RequestPath& path, Rpc rpc, grpc::CallbackServerContext* context,
                                           const absl::Status& refusal);
 
-  ForwardCall(RequestPath& path, CallRegistry& calls, Caller caller, grpc::CallbackServerContext* context,
-              grpc::ByteBuffer* response)
-      : Call(context), path_(path), calls_(calls), caller_(std::move(caller)), context_(context), response_(response) {}
+  ForwardCall(Setup setup, grpc::ByteBuffer* response)
+      : Call(setup.context),
+        path_(setup.path),
+        calls_(setup.calls),
+        caller_(std::move(setup.caller)),
+        rpc_(setup.rpc),
+        context_(setup.context),
+        response_(response) {}
 
   void Drain() override {}  // it is answered anyway
 
  private:
-  void Run(const grpc::ByteBuffer& request);
+  void Run(const SubmitFn& submit, const grpc::ByteBuffer& request);
   void Answer(const absl::Status& status, grpc::ByteBuffer message);
 
   void OnCancel() override;
@@ -43,6 +60,7 @@ class ForwardCall : public grpc::ServerUnaryReactor, public Call, public std::en
   RequestPath& path_;
   CallRegistry& calls_;
   const Caller caller_;
+  const Rpc rpc_;
   grpc::CallbackServerContext* const context_;  // until Finish
   grpc::ByteBuffer* const response_;            // until Finish
 

@@ -78,6 +78,7 @@ struct Pending {
   ForwardHead head;
   Rpc rpc;
   double decode = 0;  // seconds
+  AnswerForm form;
   AnswerFn answer;
 };
 
@@ -94,9 +95,12 @@ RequestTimes TimesOf(double decode, const BatchReport& report, double total) {
 void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job, absl::Status status,
               const BatchReport& report) {
   const Clock::time_point arrival = job->arrival;
+  const std::int64_t output_bytes = BytesOf(job->output_dtype, job->rows * job->layer->spec().hidden_size);
   grpc::ByteBuffer message;
+  if (status.ok() && pending.form.deliver) {
+    status = pending.form.deliver({job->output.data(), static_cast<std::size_t>(output_bytes)});
+  }
   if (status.ok()) {
-    const LayerSpec& spec = job->layer->spec();
     const RequestTimes times = TimesOf(pending.decode, report, Seconds(Clock::now() - arrival));
     ResponseHead head = {.request_id = pending.head.request_id,
                          .rows = job->rows,
@@ -113,9 +117,8 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
       head.topk_ids = RoutingIds(*job);
       head.topk_weights = RoutingWeights(*job, head.k);
     }
-    const std::int64_t output_bytes = BytesOf(job->output_dtype, job->rows * spec.hidden_size);
-    const std::string prefix = EncodeResponsePrefix(head, static_cast<std::uint64_t>(output_bytes));
-    message = MakeMessage(std::move(job), prefix, output_bytes);
+    const std::string prefix = pending.form.encode(head, static_cast<std::uint64_t>(output_bytes));
+    message = MakeMessage(std::move(job), prefix, pending.form.deliver ? 0 : output_bytes);
     metrics.Answered(times);
   }
   const double total = Seconds(Clock::now() - arrival);
@@ -138,7 +141,7 @@ std::optional<Scheduler::JobId> RequestPath::Submit(absl::StatusOr<ForwardHead> 
     return std::nullopt;
   }
   std::unique_ptr<Job> job = *std::move(made);
-  Pending pending = {*std::move(head), arrival.rpc, decode, std::move(answer)};
+  Pending pending = {*std::move(head), arrival.rpc, decode, arrival.form, std::move(answer)};
   if (job->rows == 0) {
     Complete(metrics_, pending, std::move(job), absl::OkStatus(), BatchReport{});
     return std::nullopt;

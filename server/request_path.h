@@ -8,10 +8,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "kernels/engine.h"
 #include "server/caller.h"
 #include "server/codec/forward_codec.h"
@@ -30,16 +32,26 @@ struct RequestLimits {
   bool refuse_non_finite = false;
 };
 
-// When and how a request came.
+// How an answer is written. ForwardResponse unless told otherwise.
+struct AnswerForm {
+  // The bytes of the answer's message up to its output, of which exactly output_bytes bytes follow.
+  std::function<std::string(const ResponseHead& head, std::uint64_t output_bytes)> encode = EncodeResponsePrefix;
+  // When set, it takes the output, and the message is what encode gives. Called where the request completes; must not
+  // block for long. Its error is the request's.
+  std::function<absl::Status(absl::Span<const std::byte> output)> deliver;
+};
+
+// When and how a request came, and how it wants to be answered.
 struct Arrival {
   Rpc rpc = Rpc::kForward;
   absl::string_view tenant = kDefaultTenant;  // of the caller; must live as long as Submit
   Clock::time_point time;
   Clock::time_point call_deadline = Clock::time_point::max();  // of the RPC; streams: none
+  AnswerForm form;
 };
 
-// ok: a ForwardResponse whose last slice is the output where it lies; freeing that slice gives the rows and their
-// budget back. Otherwise the status for the caller and an empty message.
+// ok: an answer in the asked form, whose last slice is the output where it lies (unless that was delivered); freeing it
+// gives the rows and their budget back. Otherwise the status for the caller and an empty message.
 using AnswerFn = std::function<void(absl::Status status, grpc::ByteBuffer message)>;
 
 // Thread-safe. Everything referred to must outlive it; the engine must outlive the messages too.

@@ -35,14 +35,19 @@ grpc::ServerUnaryReactor* ExpertdService::Forward(grpc::CallbackServerContext* c
                                                   grpc::ByteBuffer* response) {
   absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
   if (!caller.ok()) return ForwardCall::Refuse(path_, Rpc::kForward, context, caller.status());
-  return ForwardCall::Start(path_, calls_, *std::move(caller), context, request, response);
+  const ForwardCall::SubmitFn submit = [this](Slices message, const Arrival& arrival, AnswerFn answer) {
+    return path_.Submit(ScanForwardRequest(message), message, arrival, std::move(answer));
+  };
+  return ForwardCall::Start({path_, calls_, *std::move(caller), Rpc::kForward, context}, submit, request, response);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ExpertdService::ForwardStream(
     grpc::CallbackServerContext* context) {
   absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
-  if (!caller.ok()) return expertd::ForwardStream::Refuse(path_, context, caller.status());
-  return expertd::ForwardStream::Start(path_, calls_, *std::move(caller), context, info_.max_in_flight_per_stream());
+  if (!caller.ok()) return RequestStream::Refuse(path_, Rpc::kForwardStream, context, caller.status());
+  auto stream = std::make_shared<expertd::ForwardStream>(
+      RequestStream::Setup{path_, calls_, *std::move(caller), context, info_.max_in_flight_per_stream()});
+  return RequestStream::Open(stream, context);
 }
 
 grpc::ServerUnaryReactor* ExpertdService::ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,
