@@ -2,6 +2,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "server/commands/inspect.h"
+#include "server/commands/probe.h"
 #include "server/commands/serve.h"
 #include "server/commands/synth.h"
 #include "server/commands/verify.h"
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
   int exit_code = expertd::kExitOk;
   expertd::AddServeCommand(app, &exit_code);
   expertd::AddInspectCommand(app, &exit_code);
+  expertd::AddProbeCommand(app, &exit_code);
   expertd::AddVerifyCommand(app, &exit_code);
   expertd::AddSynthCommand(app, &exit_code);
   try {
