@@ -3,6 +3,8 @@
 #include <map>
 #include <utility>
 
+#include "server/process_metrics.h"
+
 namespace expertd {
 namespace {
 
@@ -92,7 +94,10 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
   std::map<std::string, QueueStats> queue_of_ ABSL_GUARDED_BY(mutex_);
 };
 
-Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()), live_(std::make_shared<LiveCollectable>()) {
+Metrics::Metrics()
+    : registry_(std::make_shared<prometheus::Registry>()),
+      live_(std::make_shared<LiveCollectable>()),
+      process_(std::make_shared<ProcessMetrics>()) {
   using prometheus::BuildCounter, prometheus::BuildGauge, prometheus::BuildHistogram;
   auto& requests =
       MakeFamily(*registry_, BuildCounter(), "expertd_requests_total", "Requests answered, by status code.");
@@ -142,7 +147,9 @@ void Metrics::AddLayer(const Layer& layer) {
   layers_[&layer] = series;
 }
 
-std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const { return {registry_, live_}; }
+std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const {
+  return {registry_, live_, process_};
+}
 
 void Metrics::SetLiveState(std::function<LiveState()> read) { live_->SetRead(std::move(read)); }
 

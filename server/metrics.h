@@ -77,6 +77,7 @@ class Metrics {
   // Set at construction; the series synchronise themselves.
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<LiveCollectable> live_;
+  const std::shared_ptr<prometheus::Collectable> process_;
   std::array<std::array<prometheus::Counter*, kCodes>, kRpcCount> requests_;
   std::array<prometheus::Histogram*, kRpcCount> request_seconds_;
   std::array<prometheus::Histogram*, kStages> stage_seconds_;

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ctime>
+
 #include "client/cpp/client.h"
 #include "tests/integration/golden_case.h"
 #include "tests/integration/raw_call.h"
@@ -81,6 +83,12 @@ TEST_F(EndpointsTest, MetricsCountWhatHappened) {
   EXPECT_GT(MetricValue(text, R"(expertd_weight_bytes{layer="olmoe/0"})").value_or(0), 0);
   EXPECT_EQ(MetricValue(text, R"(expertd_queue_rows{layer="olmoe/0"})"), 0);
   EXPECT_THAT(text, HasSubstr("expertd_build_info{"));
+  const double now = static_cast<double>(std::time(nullptr));
+  EXPECT_NEAR(MetricValue(text, "process_start_time_seconds").value_or(0), now, 120);
+  EXPECT_GT(MetricValue(text, "process_cpu_seconds_total").value_or(0), 0);
+  EXPECT_GT(MetricValue(text, "process_resident_memory_bytes").value_or(0), 1e6);
+  EXPECT_GT(MetricValue(text, "process_open_fds").value_or(0), 3);
+  EXPECT_GT(MetricValue(text, "process_max_fds").value_or(0), MetricValue(text, "process_open_fds").value_or(1e9));
   EXPECT_THAT(HttpGet(server_->metrics_address(), "/nothing"), HasSubstr("404"));
 }
 
