@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "kernels/engine.h"
+#include "kernels/routing_check.h"
 #include "kernels/tensor.h"
 
 namespace expertd {
@@ -81,14 +82,6 @@ absl::Status CheckAgainstLayer(const ForwardHead& head, const LayerSpec& spec, c
 
 // Copies a field's bytes to `out`, which has room for range.size bytes.
 void Gather(Slices slices, WireRange range, std::byte* out);
-
-// Ids in [-1, num_experts), none but -1 twice in a row, weights finite: InvalidArgument naming the first element that
-// is not.
-absl::Status CheckRouting(const std::int32_t* ids, const float* weights, std::int64_t rows, std::int64_t k,
-                          const LayerSpec& spec);
-
-// True when some element of [rows, D] is NaN or infinite; `row` receives the first such row.
-bool HasNonFinite(const void* rows_data, DType dtype, std::int64_t rows, std::int64_t hidden_size, std::int64_t* row);
 
 // Everything of a ForwardResponse but the output's bytes.
 struct ResponseHead {

@@ -30,7 +30,7 @@ FORBIDDEN_LINKS = {
     "expertd_proto": ["expertd_engine"],
 }
 # the CUDA implementation is the engine's private business: nobody else may link it directly
-PRIVATE_TARGETS = {"expertd_cuda": r"^(expertd_engine|cuda_.*|expertd_kernels.*)$"}
+PRIVATE_TARGETS = {"expertd_cuda": r"^(expertd_engine|expertd_c|cuda_.*|expertd_kernels.*)$"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.M)
 
