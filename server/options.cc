@@ -14,6 +14,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "server/scheduler/tenants.h"
 
 namespace expertd {
 namespace {
@@ -74,6 +75,8 @@ const OptionRow kOptions[] = {
      "Calls in progress on one connection, at most", 1, 65536},
     {"default-timeout-ms", "Requests", &ServerOptions::default_timeout_ms,
      "For requests that come without a deadline, milliseconds", 1, kDayMs},
+    {"tenant-weights", "Requests", &ServerOptions::tenant_weights,
+     "NAME=WEIGHT,...: how tenants share the device while several want it; who is not named weighs 1"},
     {"write-timeout-ms", "Requests", &ServerOptions::write_timeout_ms,
      "A caller that does not read its answer for so long is cancelled, milliseconds", 1, kDayMs},
     {"refuse-non-finite", "Requests", &ServerOptions::refuse_non_finite, "Refuse rows that hold NaN or infinity"},
@@ -214,6 +217,9 @@ absl::Status ServerOptions::Validate() const {
   }
   std::vector<std::int64_t> indices;
   if (absl::Status status = ParseLayerList(layers, &indices); !status.ok()) return status;
+  if (const auto weights = TenantWeights::Parse(tenant_weights); !weights.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--tenant-weights: ", weights.status().message()));
+  }
   if (listen.empty()) return absl::InvalidArgumentError("--listen: wants HOST:PORT or unix:PATH");
   const std::pair<const char*, const std::string*> plaintext[] = {{"--listen", &listen},
                                                                   {"--metrics-address", &metrics_address}};

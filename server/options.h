@@ -40,6 +40,7 @@ struct ServerOptions {
   std::int64_t max_in_flight_per_stream = 64;
   std::int64_t max_streams_per_connection = 256;
   std::int64_t default_timeout_ms = 30000;
+  std::string tenant_weights;  // "NAME=WEIGHT,..."; who is not named weighs 1
   std::int64_t write_timeout_ms = 5000;
   bool refuse_non_finite = false;
 

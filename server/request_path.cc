@@ -207,7 +207,8 @@ absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Jo
                       {&job.routing, NeedsRouting(job) ? RoutingBytes(job.rows, RoutingK(job)) : 0}};
   std::int64_t total = 0;
   for (const auto& want : wanted) total += want.bytes;
-  absl::StatusOr<Ticket> ticket = admission_->Admit(job.rows, total, Clock::now(), job.deadline, job.priority);
+  absl::StatusOr<Ticket> ticket =
+      admission_->Admit(job.rows, total, Clock::now(), job.deadline, job.priority, job.tenant);
   if (!ticket.ok()) return ticket.status();
   job.ticket = *std::move(ticket);
   for (const auto& want : wanted) {

@@ -45,11 +45,14 @@ SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& en
   const bool computes_here = engine.device == "cpu" || engine.device == "null";
   return {.max_batch_rows = options.max_batch_rows,
           .batch_window = std::chrono::microseconds(options.batch_window_us),
+          .tenant_weights = *TenantWeights::Parse(options.tenant_weights),  // checked by ServerOptions::Validate
           .inline_limit = std::chrono::microseconds(computes_here ? options.inline_batch_us : 0)};
 }
 
 AdmissionLimits BudgetOf(const ServerOptions& options) {
-  return {.max_rows = options.max_queued_rows, .max_bytes = options.buffer_mib << 20};
+  return {.max_rows = options.max_queued_rows,
+          .max_bytes = options.buffer_mib << 20,
+          .weights = *TenantWeights::Parse(options.tenant_weights)};
 }
 
 v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo& engine,
@@ -154,6 +157,7 @@ absl::StatusOr<std::int64_t> MaxMessageBytes(const ServerOptions& options, std::
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, std::unique_ptr<Engine> engine,
                                                       std::vector<PlannedLayer> plan, Hooks hooks) {
+  if (absl::Status status = options.Validate(); !status.ok()) return status;
   absl::StatusOr<std::int64_t> max_message_bytes = MaxMessageBytes(options, engine->info().max_k, plan);
   if (!max_message_bytes.ok()) return max_message_bytes.status();
   Health::Enable();

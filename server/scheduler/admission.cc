@@ -20,15 +20,21 @@ constexpr microseconds kMaxRetry = std::chrono::seconds(10);
 
 microseconds Hint(microseconds expected) { return std::clamp(expected, kMinRetry, kMaxRetry); }
 
+// A tenant counts as one of those who share the budget for so long after its last request.
+constexpr std::chrono::seconds kRemembered{5};
+
 // One of the budgets that a request draws on.
 struct Budget {
   const char* field;
   std::int64_t wanted;
   std::int64_t in_use;
   std::int64_t limit;
+  std::int64_t tenants_own;  // of in_use
 };
 
-absl::Status CheckBudget(const Budget& budget, microseconds expected_wait) {
+// `part`: of the limit that is the tenant's own, where others want theirs. What a tenant holds nothing beside may
+// exceed it: a request larger than its part would never come in.
+absl::Status CheckBudget(const Budget& budget, double part, microseconds expected_wait) {
   if (budget.wanted > budget.limit) {
     return absl::InvalidArgumentError(absl::StrCat(budget.field, ": ", budget.wanted, " are more than the ",
                                                    budget.limit, " that this server holds at any time"));
@@ -38,21 +44,29 @@ absl::Status CheckBudget(const Budget& budget, microseconds expected_wait) {
                                    " in flight (limit ", budget.limit, ")"),
                       Hint(expected_wait));
   }
+  const auto own = static_cast<std::int64_t>(static_cast<double>(budget.limit) * part);
+  if (budget.tenants_own > 0 && budget.wanted > own - budget.tenants_own) {
+    return RetryLater(
+        absl::StrCat(budget.field, ": ", budget.wanted, " do not fit beside the ", budget.tenants_own,
+                     " in flight of this tenant, whose part of ", budget.limit, " is ", own, " while others share it"),
+        Hint(expected_wait));
+  }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-Ticket::Ticket(std::shared_ptr<Admission> admission, std::int64_t rows, std::int64_t bytes)
-    : admission_(std::move(admission)), rows_(rows), bytes_(bytes) {}
+Ticket::Ticket(std::shared_ptr<Admission> admission, TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes)
+    : admission_(std::move(admission)), tenant_(&tenant), rows_(rows), bytes_(bytes) {}
 
 Ticket::Ticket(Ticket&& other) noexcept
-    : admission_(std::move(other.admission_)), rows_(other.rows_), bytes_(other.bytes_) {}
+    : admission_(std::move(other.admission_)), tenant_(other.tenant_), rows_(other.rows_), bytes_(other.bytes_) {}
 
 Ticket& Ticket::operator=(Ticket&& other) noexcept {
   if (this != &other) {
     Reset();
     admission_ = std::move(other.admission_);
+    tenant_ = other.tenant_;
     rows_ = other.rows_;
     bytes_ = other.bytes_;
   }
@@ -62,32 +76,66 @@ Ticket& Ticket::operator=(Ticket&& other) noexcept {
 Ticket::~Ticket() { Reset(); }
 
 void Ticket::Reset() {
-  if (admission_ != nullptr) std::exchange(admission_, nullptr)->Return(rows_, bytes_);
+  if (admission_ != nullptr) std::exchange(admission_, nullptr)->Return(*tenant_, rows_, bytes_);
 }
 
 absl::StatusOr<Ticket> Admission::Admit(std::int64_t rows, std::int64_t bytes,
                                         std::chrono::steady_clock::time_point now,
-                                        std::chrono::steady_clock::time_point deadline, int priority) {
+                                        std::chrono::steady_clock::time_point deadline, int priority,
+                                        absl::string_view tenant_name) {
   if (deadline <= now) {
     const auto late = std::chrono::duration_cast<microseconds>(now - deadline);
     return absl::DeadlineExceededError(absl::StrCat("deadline: passed ", late.count(), " us before the request came"));
   }
   MutexLock lock(mutex_);
-  const microseconds drained = ExpectedWaitLocked(0);
-  for (const Budget& budget :
-       {Budget{"rows", rows, rows_, limits_.max_rows}, Budget{"bytes", bytes, bytes_, limits_.max_bytes}}) {
-    if (absl::Status fits = CheckBudget(budget, drained); !fits.ok()) return fits;
+  TenantHoldings& tenant = HoldingsOf(tenant_name, now);
+  const double part = PartOf(tenant, now);
+  const microseconds drained = WaitFor(static_cast<double>(load_.queued.rows));
+  for (const Budget& budget : {Budget{"rows", rows, rows_, limits_.max_rows, tenant.rows},
+                               Budget{"bytes", bytes, bytes_, limits_.max_bytes, tenant.bytes}}) {
+    if (absl::Status fits = CheckBudget(budget, part, drained); !fits.ok()) return fits;
   }
-  const microseconds wait = ExpectedWaitLocked(priority);
+  double ahead = static_cast<double>(QueuedAhead(priority));
+  if (part < 1) {
+    // Shares let no more of the others' rows by than belong to the rows of this tenant, these included.
+    ahead = std::min(ahead, static_cast<double>(tenant.rows + rows) / part - static_cast<double>(rows));
+  }
+  const microseconds wait = WaitFor(ahead);
   const auto left = std::chrono::duration_cast<microseconds>(deadline - now);
   if (wait > left) {
-    return RetryLater(absl::StrCat("deadline: ", left.count(), " us away, and ", RowsAhead(priority),
-                                   " rows ahead take about ", wait.count(), " us"),
+    return RetryLater(absl::StrCat("deadline: ", left.count(), " us away, and ",
+                                   load_.running.rows + static_cast<std::int64_t>(ahead), " rows ahead take about ",
+                                   wait.count(), " us"),
                       Hint(wait - left));
   }
   rows_ += rows;
   bytes_ += bytes;
-  return Ticket(shared_from_this(), rows, bytes);
+  tenant.rows += rows;
+  tenant.bytes += bytes;
+  ++tenant.tickets;
+  return Ticket(shared_from_this(), tenant, rows, bytes);
+}
+
+TenantHoldings& Admission::HoldingsOf(absl::string_view name, std::chrono::steady_clock::time_point now) {
+  auto found = tenants_.find(name);
+  if (found == tenants_.end()) {
+    // Names come and go; who holds nothing and has not come lately is forgotten.
+    for (auto it = tenants_.begin(); it != tenants_.end();) {
+      const bool gone = it->second.tickets == 0 && now - it->second.last_request > kRemembered;
+      it = gone ? tenants_.erase(it) : std::next(it);
+    }
+    found = tenants_.emplace(std::string(name), TenantHoldings{.weight = limits_.weights.Of(name)}).first;
+  }
+  found->second.last_request = now;
+  return found->second;
+}
+
+double Admission::PartOf(const TenantHoldings& tenant, std::chrono::steady_clock::time_point now) const {
+  double all = 0;
+  for (const auto& [name, other] : tenants_) {
+    if (other.tickets > 0 || now - other.last_request <= kRemembered) all += other.weight;
+  }
+  return tenant.weight / all;
 }
 
 void Admission::ObserveBatch(std::int64_t rows, double seconds) {
@@ -106,24 +154,28 @@ std::optional<microseconds> Admission::ExpectBatch(std::int64_t rows) const {
   return microseconds(static_cast<std::int64_t>(service_time_.Expect({.batches = 1, .rows = rows}) * 1e6));
 }
 
+ServiceTime Admission::service_time() const {
+  MutexLock lock(mutex_);
+  return service_time_;
+}
+
 microseconds Admission::ExpectedWait(int priority) const {
   MutexLock lock(mutex_);
-  return ExpectedWaitLocked(priority);
+  return WaitFor(static_cast<double>(QueuedAhead(priority)));
 }
 
 microseconds Admission::RetryHint() const { return Hint(ExpectedWait()); }
 
-std::int64_t Admission::RowsAhead(int priority) const {
+std::int64_t Admission::QueuedAhead(int priority) const {
   const auto first = load_.queued_rows.begin() + std::clamp(priority, 0, kPriorities - 1);
-  return std::accumulate(first, load_.queued_rows.end(), load_.running.rows);
+  return std::accumulate(first, load_.queued_rows.end(), std::int64_t{0});
 }
 
-microseconds Admission::ExpectedWaitLocked(int priority) const {
+microseconds Admission::WaitFor(double rows_ahead) const {
   double seconds = service_time_.Expect(load_.running);
+  // Batches are shared, so each row is charged with its part of them.
   if (load_.queued.rows > 0) {
-    // Batches are shared between priorities, so each is charged with its rows' part of them.
-    const double ahead = static_cast<double>(RowsAhead(priority) - load_.running.rows);
-    seconds += service_time_.Expect(load_.queued) * ahead / static_cast<double>(load_.queued.rows);
+    seconds += service_time_.Expect(load_.queued) * rows_ahead / static_cast<double>(load_.queued.rows);
   }
   return microseconds(static_cast<std::int64_t>(seconds * 1e6));
 }
@@ -138,10 +190,13 @@ std::int64_t Admission::bytes_in_flight() const {
   return bytes_;
 }
 
-void Admission::Return(std::int64_t rows, std::int64_t bytes) {
+void Admission::Return(TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes) {
   MutexLock lock(mutex_);
   rows_ -= rows;
   bytes_ -= bytes;
+  tenant.rows -= rows;
+  tenant.bytes -= bytes;
+  --tenant.tickets;
 }
 
 }  // namespace expertd

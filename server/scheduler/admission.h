@@ -4,16 +4,29 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/base/mutex.h"
+#include "server/caller.h"
 #include "server/scheduler/service_time.h"
+#include "server/scheduler/tenants.h"
 
 namespace expertd {
 
 class Admission;
+
+// What one tenant holds of the budget.
+struct TenantHoldings {
+  double weight = 1;
+  std::int64_t rows = 0;
+  std::int64_t bytes = 0;
+  std::int64_t tickets = 0;
+  std::chrono::steady_clock::time_point last_request;
+};
 
 // A share of the budget, held from admission until the transport is done with the answer. Move-only; given back when
 // destroyed, from any thread.
@@ -26,10 +39,11 @@ class Ticket {
 
  private:
   friend class Admission;
-  Ticket(std::shared_ptr<Admission> admission, std::int64_t rows, std::int64_t bytes);
+  Ticket(std::shared_ptr<Admission> admission, TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes);
   void Reset();
 
   std::shared_ptr<Admission> admission_;
+  TenantHoldings* tenant_ = nullptr;  // of the admission's
   std::int64_t rows_ = 0;
   std::int64_t bytes_ = 0;
 };
@@ -37,9 +51,8 @@ class Ticket {
 struct AdmissionLimits {
   std::int64_t max_rows = 65536;       // rows accepted and not yet answered
   std::int64_t max_bytes = 1LL << 30;  // their input, routing and output bytes
+  TenantWeights weights;
 };
-
-inline constexpr int kPriorities = 10;
 
 // The work that stands before the engine.
 struct Load {
@@ -56,10 +69,12 @@ class Admission : public std::enable_shared_from_this<Admission> {
   // Decides at once, for `rows` >= 0 and `bytes` >= 0:
   //   InvalidArgument    more than the whole budget: it would never fit
   //   DeadlineExceeded   `deadline` is not after `now`
-  //   ResourceExhausted  with a retry hint (server/status.h): the budget is in use, or what runs and what waits at this
-  //                      priority (0..9) or above is expected to take until past `deadline`
+  //   ResourceExhausted  with a retry hint (server/status.h): the budget is in use, or the tenant's part of it while
+  //                      others have come lately, or what runs and what waits at this priority (0..9) or above, as far
+  //                      as it is served before this tenant's next, is expected to take until past `deadline`
   absl::StatusOr<Ticket> Admit(std::int64_t rows, std::int64_t bytes, std::chrono::steady_clock::time_point now,
-                               std::chrono::steady_clock::time_point deadline, int priority = 0);
+                               std::chrono::steady_clock::time_point deadline, int priority = 0,
+                               absl::string_view tenant = kDefaultTenant);
 
   // From the scheduler: the engine was busy for `seconds` with a batch of `rows` rows; what runs and waits now.
   void ObserveBatch(std::int64_t rows, double seconds);
@@ -67,6 +82,8 @@ class Admission : public std::enable_shared_from_this<Admission> {
 
   // How long a batch of so many rows is expected to take; nothing until one has run.
   std::optional<std::chrono::microseconds> ExpectBatch(std::int64_t rows) const;
+  // What has been learnt of the batches so far.
+  ServiceTime service_time() const;
   // How long what runs, and what waits at this priority or above, is expected to take.
   std::chrono::microseconds ExpectedWait(int priority = 0) const;
   // The same for everything, within what makes a sensible hint to a refused caller.
@@ -77,14 +94,21 @@ class Admission : public std::enable_shared_from_this<Admission> {
 
  private:
   friend class Ticket;
-  void Return(std::int64_t rows, std::int64_t bytes);
-  std::int64_t RowsAhead(int priority) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::chrono::microseconds ExpectedWaitLocked(int priority) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Return(TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes);
+  TenantHoldings& HoldingsOf(absl::string_view tenant, std::chrono::steady_clock::time_point now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The tenant's weight over that of all who came lately, itself included.
+  double PartOf(const TenantHoldings& tenant, std::chrono::steady_clock::time_point now) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What runs, and `rows_ahead` of the rows that wait.
+  std::chrono::microseconds WaitFor(double rows_ahead) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::int64_t QueuedAhead(int priority) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const AdmissionLimits limits_;
   mutable Mutex mutex_;
   std::int64_t rows_ ABSL_GUARDED_BY(mutex_) = 0;
   std::int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::map<std::string, TenantHoldings, std::less<>> tenants_ ABSL_GUARDED_BY(mutex_);
   ServiceTime service_time_ ABSL_GUARDED_BY(mutex_);
   Load load_ ABSL_GUARDED_BY(mutex_);
 };

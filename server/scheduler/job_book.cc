@@ -22,10 +22,9 @@ absl::Status Expired(const Waiting& request, Clock::time_point now) {
 
 }  // namespace
 
-std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now,
-                                    std::chrono::microseconds ageing_step) {
+std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now) {
   auto entry = std::make_unique<JobEntry>();
-  entry->band = UrgencyBand(job->priority, now, ageing_step);
+  entry->priority = std::clamp(job->priority, 0, kPriorities - 1);
   entry->arrival = entry->idle_since = now;
   entry->deadline = job->deadline;
   entry->rows = job->rows;
@@ -35,12 +34,14 @@ std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point 
 
 std::uint64_t JobBook::Add(std::unique_ptr<JobEntry> entry) {
   entry->id = ++last_id_;
+  entry->tenant = &tenants_.Enter(entry->job->tenant);
   Enqueue(*entry);
   entries_.emplace(last_id_, std::move(entry));
   return last_id_;
 }
 
-RunningBatch JobBook::Begin(const BatchDecision& decision, Clock::time_point now, FinishedJobs& finished) {
+RunningBatch JobBook::Begin(const BatchDecision& decision, const ServiceTime& service_time, Clock::time_point now,
+                            FinishedJobs& finished) {
   for (Waiting* request : decision.expired) {
     Drop(static_cast<JobEntry&>(*request), Expired(*request, now), finished);
   }
@@ -52,7 +53,12 @@ RunningBatch JobBook::Begin(const BatchDecision& decision, Clock::time_point now
     batch.pieces.push_back({.job = entry.job.get(), .first_row = entry.job->rows - entry.rows, .rows = pick.rows});
     batch.rows += pick.rows;
     if (entry.running++ == 0) entry.report.queue += Seconds(now - entry.idle_since);
+    entry.tenant->served[static_cast<std::size_t>(entry.priority)] = now;
     Dequeue(entry, pick.rows);
+  }
+  const double row_seconds = service_time.RowSeconds(batch.rows);
+  for (std::size_t i = 0; i < batch.pieces.size(); ++i) {
+    batch.entries[i]->tenant->Charge(static_cast<double>(batch.pieces[i].rows) * row_seconds);
   }
   load_.running.rows += batch.rows;
   load_.running.batches += batch.pieces.empty() ? 0 : 1;
@@ -69,6 +75,7 @@ void JobBook::End(const RunningBatch& batch, Clock::time_point now, FinishedJobs
     entry.report.rows = std::max(entry.report.rows, piece.batch_rows);
     entry.report.requests = std::max(entry.report.requests, piece.batch_requests);
     if (--entry.running == 0) entry.idle_since = now;
+    entry.tenant->served[static_cast<std::size_t>(entry.priority)] = now;
     if (piece.status.ok()) {
       FinishIfDone(entry, finished);
     } else {
@@ -121,7 +128,7 @@ void JobBook::Dequeue(JobEntry& entry, std::int64_t rows) {
 }
 
 std::int64_t& JobBook::QueuedRows(const JobEntry& entry) {
-  return load_.queued_rows[std::clamp(entry.job->priority, 0, kPriorities - 1)];
+  return load_.queued_rows[static_cast<std::size_t>(entry.priority)];
 }
 
 std::int64_t JobBook::BatchesOf(const LayerQueue& queue) const {
@@ -140,6 +147,7 @@ void JobBook::FinishIfDone(JobEntry& entry, FinishedJobs& finished) {
   if (entry.job->done) {
     finished.push_back({.job = std::move(entry.job), .status = std::move(entry.status), .report = entry.report});
   }
+  tenants_.Leave(*entry.tenant);
   entries_.erase(entry.id);
 }
 

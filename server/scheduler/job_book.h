@@ -13,6 +13,7 @@
 #include "server/scheduler/batch_runner.h"
 #include "server/scheduler/layer_queue.h"
 #include "server/scheduler/policy.h"
+#include "server/scheduler/tenants.h"
 
 namespace expertd {
 
@@ -27,8 +28,7 @@ struct JobEntry : Waiting {
 };
 
 // Allocated and filled outside the scheduler's lock; JobBook::Add gives it its id.
-std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now,
-                                    std::chrono::microseconds ageing_step);
+std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now);
 
 // A job that is out of the books.
 struct FinishedJob {
@@ -49,13 +49,16 @@ struct RunningBatch {
 
 class JobBook {
  public:
-  explicit JobBook(std::int64_t max_batch_rows) : max_batch_rows_(max_batch_rows) {}
+  explicit JobBook(std::int64_t max_batch_rows, TenantWeights weights = {})
+      : max_batch_rows_(max_batch_rows), tenants_(std::move(weights)) {}
 
   // Puts the job into its layer's queue and returns its id.
   std::uint64_t Add(std::unique_ptr<JobEntry> entry);
 
-  // Carries out what the policy decided: drops the expired, and moves the picked rows from the queue into a batch.
-  RunningBatch Begin(const BatchDecision& decision, Clock::time_point now, FinishedJobs& finished);
+  // Carries out what the policy decided: drops the expired, and moves the picked rows from the queue into a batch,
+  // whose tenants are charged with what `service_time` says of it, each for its rows.
+  RunningBatch Begin(const BatchDecision& decision, const ServiceTime& service_time, Clock::time_point now,
+                     FinishedJobs& finished);
   // Books the results of the pieces. Jobs whose last rows these were are done, as are those that failed; their waiting
   // rows are not run.
   void End(const RunningBatch& batch, Clock::time_point now, FinishedJobs& finished);
@@ -83,6 +86,7 @@ class JobBook {
 
   const std::int64_t max_batch_rows_;
   std::uint64_t last_id_ = 0;
+  TenantAccounts tenants_;
   LayerQueues queues_;
   absl::flat_hash_map<std::uint64_t, std::unique_ptr<JobEntry>> entries_;
   Load load_;

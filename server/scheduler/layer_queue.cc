@@ -1,20 +1,13 @@
 #include "server/scheduler/layer_queue.h"
 
-#include <tuple>
+#include <algorithm>
 
 namespace expertd {
 
-std::int64_t UrgencyBand(int priority, Waiting::TimePoint arrival, std::chrono::microseconds ageing_step) {
-  return arrival.time_since_epoch() / ageing_step - priority;
-}
-
-bool MoreUrgent::operator()(const Waiting* a, const Waiting* b) const {
-  return std::tie(a->band, a->deadline, a->id) < std::tie(b->band, b->deadline, b->id);
-}
-
 void LayerQueue::Add(Waiting& request) {
-  order_.insert(&request);
-  arrivals_.insert(arrivals_.end(), &request);
+  Lane& lane = lanes_[{request.tenant, request.priority}];
+  lane.by_deadline.insert(&request);
+  lane.by_arrival.insert(lane.by_arrival.end(), &request);
   rows_ += request.rows;
 }
 
@@ -22,8 +15,17 @@ void LayerQueue::Take(Waiting& request, std::int64_t rows) {
   rows_ -= rows;
   request.rows -= rows;
   if (request.rows > 0) return;
-  order_.erase(&request);
-  arrivals_.erase(&request);
+  const auto lane = lanes_.find({request.tenant, request.priority});
+  lane->second.by_deadline.erase(&request);
+  lane->second.by_arrival.erase(&request);
+  if (lane->second.by_arrival.empty()) lanes_.erase(lane);
+}
+
+const Waiting& LayerQueue::oldest() const {
+  const auto earlier = [](const auto& a, const auto& b) {
+    return EarlierArrival()(*a.second.by_arrival.begin(), *b.second.by_arrival.begin());
+  };
+  return **std::min_element(lanes_.begin(), lanes_.end(), earlier)->second.by_arrival.begin();
 }
 
 }  // namespace expertd

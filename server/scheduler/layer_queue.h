@@ -3,10 +3,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <utility>
 
+#include "absl/container/btree_map.h"
 #include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
 #include "kernels/engine.h"
+#include "server/scheduler/tenants.h"
 
 namespace expertd {
 
@@ -15,22 +18,18 @@ namespace expertd {
 struct Waiting {
   using TimePoint = std::chrono::steady_clock::time_point;
 
-  std::uint64_t id = 0;   // unique, rises with arrival
-  std::int64_t band = 0;  // UrgencyBand(): the lower, the more urgent
+  std::uint64_t id = 0;  // unique, rises with arrival
+  TenantAccount* tenant = nullptr;
+  int priority = 0;  // 0..9, 9 is the most urgent
   TimePoint arrival;
   TimePoint deadline = TimePoint::max();
   std::int64_t rows = 0;  // not yet handed to a batch; > 0 while queued
 };
 
-// Priority with ageing as one number that never changes, so that queues stay sorted while time passes: a request gains
-// a class for each multiple of `ageing_step` that goes by while it waits. Nothing starves: whatever arrives ten steps
-// later is less urgent. `ageing_step` > 0.
-std::int64_t UrgencyBand(int priority, Waiting::TimePoint arrival, std::chrono::microseconds ageing_step);
-
-// Within a band the earliest deadline first, then arrival. Weighted fair shares between tenants belong between the two:
-// a tenant's virtual time would follow the band here.
-struct MoreUrgent {
-  bool operator()(const Waiting* a, const Waiting* b) const;
+struct EarlierDeadline {
+  bool operator()(const Waiting* a, const Waiting* b) const {
+    return std::pair(a->deadline, a->id) < std::pair(b->deadline, b->id);
+  }
 };
 
 struct EarlierArrival {
@@ -40,23 +39,25 @@ struct EarlierArrival {
 // Not synchronised. Adding and removing take logarithmic time.
 class LayerQueue {
  public:
-  using Order = absl::btree_set<Waiting*, MoreUrgent>;
+  // One tenant's requests of one priority: the unit that ages and that shares are given to. Never empty.
+  struct Lane {
+    absl::btree_set<Waiting*, EarlierDeadline> by_deadline;
+    absl::btree_set<Waiting*, EarlierArrival> by_arrival;
+  };
+  using Lanes = absl::btree_map<std::pair<const TenantAccount*, int>, Lane>;
 
   void Add(Waiting& request);
   // `rows` (> 0) of the request leave the queue, from its front; the request itself with its last row.
   void Take(Waiting& request, std::int64_t rows);
 
-  bool empty() const { return order_.empty(); }
+  bool empty() const { return lanes_.empty(); }
   std::int64_t rows() const { return rows_; }
-  // Most urgent first.
-  const Order& order() const { return order_; }
-  // Not of an empty queue.
-  const Waiting& most_urgent() const { return **order_.begin(); }
-  const Waiting& oldest() const { return **arrivals_.begin(); }
+  const Lanes& lanes() const { return lanes_; }
+  // The first to have come. Not of an empty queue.
+  const Waiting& oldest() const;
 
  private:
-  Order order_;
-  absl::btree_set<Waiting*, EarlierArrival> arrivals_;
+  Lanes lanes_;
   std::int64_t rows_ = 0;
 };
 

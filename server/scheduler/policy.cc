@@ -8,86 +8,114 @@ namespace {
 
 using TimePoint = Waiting::TimePoint;
 
-// Shows `visit` the front of each band; while it returns true, that band's next request too. Deadlines rise within a
-// band, so the first that has not expired vouches for the rest, and a long queue costs as little as a short one.
-template <class Visit>
-void ForEachBandFront(const LayerQueue& queue, Visit visit) {
-  const LayerQueue::Order& order = queue.order();
-  for (auto it = order.begin(); it != order.end();) {
-    if (visit(*it)) {
-      ++it;
-    } else {
-      Waiting next_band{.id = 0, .band = (*it)->band + 1, .deadline = TimePoint::min()};
-      it = order.lower_bound(&next_band);
-    }
-  }
-}
+// A lane's place in the order of service: what it holds besides its expired requests.
+struct LaneView {
+  absl::btree_set<Waiting*, EarlierDeadline>::const_iterator next, end;
+  const TenantAccount* tenant = nullptr;
+  std::int64_t age_class = 0;  // the higher, the more urgent
 
-// What a queue holds besides its expired requests.
+  Waiting& head() const { return **next; }
+};
+
 struct Live {
   std::int64_t rows = 0;
-  const Waiting* most_urgent = nullptr;
+  std::vector<LaneView> lanes;
   TimePoint earliest_deadline = TimePoint::max();
 };
 
-Live DropExpired(const LayerQueue& queue, TimePoint now, std::vector<Waiting*>& expired) {
+std::int64_t ClassOf(const LayerQueue::Lanes::value_type& lane, const BatchLimits& limits, TimePoint now) {
+  const auto& [tenant, priority] = lane.first;
+  const TimePoint waits_since =
+      std::max((*lane.second.by_arrival.begin())->arrival, tenant->served[static_cast<std::size_t>(priority)]);
+  return priority + (now - waits_since) / limits.ageing_step;
+}
+
+// Deadlines rise within a lane, so the first that has not expired vouches for the rest, and a long queue costs as
+// little as a short one.
+Live DropExpired(const LayerQueue& queue, const BatchLimits& limits, TimePoint now, std::vector<Waiting*>& expired) {
   Live live{.rows = queue.rows()};
-  ForEachBandFront(queue, [&](Waiting* front) {
-    if (front->deadline <= now) {
-      live.rows -= front->rows;
-      expired.push_back(front);
-      return true;
+  for (const auto& lane : queue.lanes()) {
+    const auto end = lane.second.by_deadline.end();
+    auto next = lane.second.by_deadline.begin();
+    for (; next != end && (*next)->deadline <= now; ++next) {
+      live.rows -= (*next)->rows;
+      expired.push_back(*next);
     }
-    if (live.most_urgent == nullptr) live.most_urgent = front;
-    live.earliest_deadline = std::min(live.earliest_deadline, front->deadline);
-    return false;
-  });
+    if (next == end) continue;
+    live.earliest_deadline = std::min(live.earliest_deadline, (*next)->deadline);
+    live.lanes.push_back(
+        {.next = next, .end = end, .tenant = lane.first.first, .age_class = ClassOf(lane, limits, now)});
+  }
   return live;
+}
+
+// Within a layer. `had`: virtual time of a lane's tenant.
+template <class Had>
+auto MostUrgent(std::vector<LaneView>& lanes, Had had) {
+  return std::min_element(lanes.begin(), lanes.end(), [&](const LaneView& a, const LaneView& b) {
+    const double had_a = had(a), had_b = had(b);
+    const Waiting &x = a.head(), &y = b.head();
+    return std::tie(b.age_class, had_a, x.deadline, x.id) < std::tie(a.age_class, had_b, y.deadline, y.id);
+  });
+}
+
+// Between layers.
+bool ServedBefore(const LaneView& a, const LaneView& b) {
+  const Waiting &x = a.head(), &y = b.head();
+  return std::tie(b.age_class, a.tenant->virtual_time, x.arrival, x.id) <
+         std::tie(a.age_class, b.tenant->virtual_time, y.arrival, y.id);
 }
 
 // When the queue's batch should start: at once when it is full, else when the window of its oldest request ends; but
 // not so late that a request would expire for nothing but company.
 TimePoint ReadyAt(const LayerQueue& queue, const Live& live, const BatchLimits& limits, TimePoint now) {
+  if (limits.window.count() == 0) return now;
   const TimePoint window_end = queue.oldest().arrival + limits.window;
   if (live.rows >= limits.max_rows || live.earliest_deadline <= window_end) return now;
   return window_end;
 }
 
-std::vector<Pick> Fill(const LayerQueue& queue, std::int64_t max_rows, TimePoint now) {
+std::vector<Pick> Fill(Live live, const BatchLimits& limits) {
   std::vector<Pick> batch;
-  std::int64_t room = max_rows;
-  for (Waiting* request : queue.order()) {
-    if (room == 0) break;
-    if (request->deadline <= now) continue;
-    batch.push_back({.request = request, .rows = std::min(request->rows, room)});
-    room -= batch.back().rows;
+  std::int64_t room = limits.max_rows;
+  // Virtual times as they will be when the picks so far are charged. Few tenants: a list.
+  std::vector<std::pair<const TenantAccount*, double>> had;
+  const auto time_of = [&](const TenantAccount* tenant) -> double& {
+    const auto found = std::find_if(had.begin(), had.end(), [&](const auto& entry) { return entry.first == tenant; });
+    return found != had.end() ? found->second : had.emplace_back(tenant, tenant->virtual_time).second;
+  };
+  while (room > 0 && !live.lanes.empty()) {
+    const auto lane = MostUrgent(live.lanes, [&](const LaneView& view) { return time_of(view.tenant); });
+    const std::int64_t rows = std::min(lane->head().rows, room);
+    batch.push_back({.request = &lane->head(), .rows = rows});
+    room -= rows;
+    time_of(lane->tenant) += static_cast<double>(rows) * limits.row_seconds / lane->tenant->weight;
+    if (++lane->next == lane->end) live.lanes.erase(lane);
   }
   return batch;
-}
-
-bool ServedBefore(const Waiting& a, const Waiting& b) {
-  return std::tie(a.band, a.arrival, a.id) < std::tie(b.band, b.arrival, b.id);
 }
 
 }  // namespace
 
 BatchDecision Decide(const LayerQueues& queues, const BatchLimits& limits, TimePoint now) {
   BatchDecision decision;
-  const LayerQueue* chosen = nullptr;
-  const Waiting* head = nullptr;
+  Live chosen;
+  const auto had_now = [](const LaneView& lane) { return lane.tenant->virtual_time; };
+  LaneView head;
   for (const auto& [layer, queue] : queues) {
-    const Live live = DropExpired(queue, now, decision.expired);
-    if (live.most_urgent == nullptr) continue;
+    Live live = DropExpired(queue, limits, now, decision.expired);
+    if (live.lanes.empty()) continue;
     const TimePoint ready_at = ReadyAt(queue, live, limits, now);
+    const LaneView front = *MostUrgent(live.lanes, had_now);
     if (ready_at > now) {
       decision.look_again = std::min(decision.look_again.value_or(TimePoint::max()), ready_at);
-    } else if (head == nullptr || ServedBefore(*live.most_urgent, *head)) {
-      chosen = &queue;
-      head = live.most_urgent;
+    } else if (chosen.lanes.empty() || ServedBefore(front, head)) {
+      chosen = std::move(live);
+      head = front;
     }
   }
-  if (chosen != nullptr) {
-    decision.batch = Fill(*chosen, limits.max_rows, now);
+  if (!chosen.lanes.empty()) {
+    decision.batch = Fill(std::move(chosen), limits);
     decision.look_again.reset();
   }
   return decision;

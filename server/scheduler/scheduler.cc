@@ -20,7 +20,8 @@ double Seconds(Clock::duration duration) { return std::chrono::duration<double>(
 BatchLimits LimitsOf(const SchedulerOptions& options, const EngineInfo& info) {
   const std::int64_t engine_rows = info.max_batch_rows > 0 ? info.max_batch_rows : options.max_batch_rows;
   return {.max_rows = std::max<std::int64_t>(1, std::min(options.max_batch_rows, engine_rows)),
-          .window = options.batch_window};
+          .window = options.batch_window,
+          .ageing_step = std::max(options.ageing_step, std::chrono::microseconds(1))};
 }
 
 }  // namespace
@@ -68,7 +69,6 @@ class Scheduler::Impl {
   const TimeSource& time_;
   SchedulerObserver& observer_;
   const BatchLimits limits_;
-  const std::chrono::microseconds ageing_step_;
   const std::chrono::microseconds inline_limit_;
 
   mutable Mutex mutex_;  // taken before the admission's
@@ -94,9 +94,8 @@ Scheduler::Impl::Impl(Engine& engine, Admission& admission, const SchedulerOptio
       time_(time),
       observer_(observer),
       limits_(LimitsOf(options, engine.info())),
-      ageing_step_(std::max(options.ageing_step, std::chrono::microseconds(1))),
       inline_limit_(options.inline_limit),
-      book_(limits_.max_rows),
+      book_(limits_.max_rows, options.tenant_weights),
       places_(std::max(1, engine.info().concurrency)) {
   for (int i = std::max(1, engine.info().concurrency); i > 0; --i) threads_.emplace_back([this] { RunTurns(); });
 }
@@ -116,7 +115,7 @@ Scheduler::Impl::~Impl() {
 }
 
 Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
-  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), time_.Now(), ageing_step_);
+  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), time_.Now());
   FinishedJobs refused;
   JobId id = 0;  // never given to a job: a refused one cannot be cancelled
   Turn turn;
@@ -167,10 +166,13 @@ bool Scheduler::Impl::RunsWithin(Clock::duration limit) const {
 
 bool Scheduler::Impl::Begin(Turn& turn, std::optional<Clock::time_point>& look_again) {
   const Clock::time_point now = time_.Now();
-  const BatchDecision decision = Decide(book_.queues(), limits_, now);
+  const ServiceTime service_time = admission_.service_time();
+  BatchLimits limits = limits_;
+  limits.row_seconds = service_time.RowSeconds(limits.max_rows);
+  const BatchDecision decision = Decide(book_.queues(), limits, now);
   look_again = decision.look_again;
   if (decision.expired.empty() && decision.batch.empty()) return false;
-  turn.batch = book_.Begin(decision, now, turn.expired);
+  turn.batch = book_.Begin(decision, service_time, now, turn.expired);
   if (!turn.batch.pieces.empty()) running_since_.push_back(now);
   --places_;
   PublishLoad();

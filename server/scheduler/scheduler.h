@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "kernels/engine.h"
 #include "server/job.h"
+#include "server/scheduler/tenants.h"
 
 namespace expertd {
 
@@ -18,9 +19,10 @@ struct SchedulerOptions {
   // once, and so may be the last request of a batch that it would overfill.
   std::int64_t max_batch_rows = 4096;
   std::chrono::microseconds batch_window{0};  // how long a batch may wait for company
-  // A waiting request gains a priority class per step, so that a flood of priority 9 delays priority 0 by ten steps at
-  // most. > 0.
+  // What waits at one priority of one tenant gains a class per step in which none of it is served, so that a flood of
+  // priority 9 leaves priority 0 a batch every ten steps at least. > 0.
   std::chrono::microseconds ageing_step{500'000};
+  TenantWeights tenant_weights;
   // Submit itself runs batches that are expected to take no longer than this, and so saves the hop to a scheduler
   // thread, which for such a batch costs more than the batch. 0: never.
   std::chrono::microseconds inline_limit{0};

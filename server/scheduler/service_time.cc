@@ -34,4 +34,9 @@ double ServiceTime::Expect(const Backlog& backlog) const {
   return per_batch * static_cast<double>(backlog.batches) + per_row * static_cast<double>(backlog.rows);
 }
 
+double ServiceTime::RowSeconds(std::int64_t rows) const {
+  const double seconds = Expect({.batches = 1, .rows = rows});
+  return seconds > 0 && rows > 0 ? seconds / static_cast<double>(rows) : 1e-6;
+}
+
 }  // namespace expertd

@@ -21,6 +21,8 @@ class ServiceTime {
   bool empty() const { return w_ == 0; }
   // Seconds that `backlog` takes; 0 until something was observed.
   double Expect(const Backlog& backlog) const;
+  // What each row of a batch of `rows` (> 0) costs, > 0; a microsecond while nothing was observed, so that rows count.
+  double RowSeconds(std::int64_t rows) const;
 
  private:
   // Weighted sums over the observations (x: rows, y: seconds).

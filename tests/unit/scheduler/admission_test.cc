@@ -108,6 +108,38 @@ TEST_F(AdmissionTest, WhatCanNeverFitIsNotTransient) {
   EXPECT_EQ(admission_->Admit(1, 101, kNow, kNever).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(AdmissionTest, AloneATenantMayHoldTheWholeBudget) {
+  EXPECT_TRUE(admission_->Admit(10, 100, kNow, kNever, 0, "one").ok());
+}
+
+TEST(TenantPartsTest, WhileOthersComeATenantHoldsItsPart) {
+  const std::shared_ptr<Admission> roomy = std::make_shared<Admission>(AdmissionLimits{.max_rows = 12, .max_bytes = 9});
+  const auto held = roomy->Admit(6, 0, kNow, kNever, 0, "flood");
+  const auto calm = roomy->Admit(1, 0, kNow, kNever, 0, "calm");
+  const absl::Status status = roomy->Admit(1, 0, kNow, kNever, 0, "flood").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(status.message(),
+            "rows: 1 do not fit beside the 6 in flight of this tenant, whose part of 12 is 6 while others share it");
+  EXPECT_TRUE(RetryAfter(status).has_value());
+  EXPECT_TRUE(roomy->Admit(5, 0, kNow, kNever, 0, "calm").ok());
+}
+
+TEST_F(AdmissionTest, WhatTheOthersLeaveForLongIsFreeAgain) {
+  { const auto passing = admission_->Admit(1, 0, kNow, kNever, 0, "calm"); }
+  const auto held = admission_->Admit(5, 0, kNow, kNever, 0, "flood");
+  EXPECT_FALSE(admission_->Admit(1, 0, kNow, kNever, 0, "flood").ok());
+  EXPECT_TRUE(admission_->Admit(5, 0, kNow + std::chrono::seconds(6), kNever, 0, "flood").ok());
+}
+
+TEST_F(AdmissionTest, AFloodIsNotWaitedForByTheOthers) {
+  const auto flood = admission_->Admit(5, 0, kNow, kNever, 0, "flood");
+  admission_->ObserveBatch(1, 10e-3);
+  admission_->ObserveLoad({.queued = {.batches = 5, .rows = 5}, .queued_rows = {5}});
+  // 50 ms of the flood's wait, but only its share of them passes before one row of another tenant.
+  EXPECT_FALSE(admission_->Admit(1, 0, kNow, kNow + milliseconds(9), 0, "calm").ok());
+  EXPECT_TRUE(admission_->Admit(1, 0, kNow, kNow + milliseconds(10), 0, "calm").ok());
+}
+
 TEST_F(AdmissionTest, ATicketGivesItsShareBackWhenItGoes) {
   {
     const auto ticket = admission_->Admit(10, 100, kNow, kNever);

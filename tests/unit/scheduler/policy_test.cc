@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "tests/unit/scheduler/puppets.h"
 
@@ -21,6 +23,7 @@ using TimePoint = Waiting::TimePoint;
 constexpr microseconds kStep = milliseconds(100);
 
 struct Request {
+  std::string tenant = "one";
   int layer = 0;
   std::int64_t rows = 1;
   int priority = 0;
@@ -34,7 +37,8 @@ class PolicyTest : public ::testing::Test {
   void Queue(const std::vector<Request>& requests) {
     for (const Request& request : requests) {
       auto waiting = std::make_unique<Waiting>(Waiting{.id = waiting_.size() + 1,
-                                                       .band = UrgencyBand(request.priority, now_ - request.age, kStep),
+                                                       .tenant = &Tenant(request.tenant),
+                                                       .priority = request.priority,
                                                        .arrival = now_ - request.age,
                                                        .deadline = now_ + request.left,
                                                        .rows = request.rows});
@@ -44,7 +48,7 @@ class PolicyTest : public ::testing::Test {
   }
 
   // The batch as (id, rows).
-  std::vector<std::pair<std::uint64_t, std::int64_t>> Batch(const BatchLimits& limits = {}) {
+  std::vector<std::pair<std::uint64_t, std::int64_t>> Batch(const BatchLimits& limits = {.ageing_step = kStep}) {
     std::vector<std::pair<std::uint64_t, std::int64_t>> batch;
     for (const Pick& pick : Decide(queues_, limits, now_).batch) batch.emplace_back(pick.request->id, pick.rows);
     return batch;
@@ -54,13 +58,15 @@ class PolicyTest : public ::testing::Test {
     for (const Waiting* request : Decide(queues_, {}, now_).expired) ids.push_back(request->id);
     return ids;
   }
-  // Takes the batch out of the queues, as the scheduler would.
+  // Takes the batch out of the queues and charges a microsecond per row, as the scheduler would.
   std::vector<std::uint64_t> Serve(const BatchLimits& limits) {
     std::vector<std::uint64_t> ids;
     for (const Pick& pick : Decide(queues_, limits, now_).batch) {
       ids.push_back(pick.request->id);
       for (auto& [layer, queue] : queues_) {
-        if (queue.order().count(pick.request) > 0) {
+        const auto lane = queue.lanes().find({pick.request->tenant, pick.request->priority});
+        if (lane != queue.lanes().end() && lane->second.by_arrival.count(pick.request) > 0) {
+          pick.request->tenant->Charge(static_cast<double>(pick.rows) * limits.row_seconds);
           queue.Take(*pick.request, pick.rows);
           break;
         }
@@ -69,6 +75,14 @@ class PolicyTest : public ::testing::Test {
     return ids;
   }
 
+  std::string NameOf(std::uint64_t id) const {
+    for (const auto& [name, account] : tenants_) {
+      if (waiting_[id - 1]->tenant == &account) return name;
+    }
+    return "";
+  }
+  TenantAccount& Tenant(const std::string& name) { return tenants_[name]; }
+
   const Layer* Key(int layer) {
     while (layers_.size() <= static_cast<std::size_t>(layer)) layers_.push_back(MakeLayer(layer));
     return layers_[layer].get();
@@ -76,6 +90,7 @@ class PolicyTest : public ::testing::Test {
 
   const TimePoint now_ = FakeClock().Now();
   std::vector<LayerPtr> layers_;
+  std::map<std::string, TenantAccount> tenants_;
   std::vector<std::unique_ptr<Waiting>> waiting_;
   LayerQueues queues_;
 };
@@ -142,13 +157,64 @@ TEST_F(PolicyTest, ARequestGainsAClassPerAgeingStep) {
 
 TEST_F(PolicyTest, AFloodOfTheHighestPriorityDelaysTheLowestByTenStepsAtMost) {
   Queue({{.priority = 0, .age = 10 * kStep}, {.priority = 9}});
-  EXPECT_THAT(Batch({.max_rows = 1}), ElementsAre(Pair(1, 1)));
+  EXPECT_THAT(Batch({.max_rows = 1, .ageing_step = kStep}), ElementsAre(Pair(1, 1)));
+  Tenant("one").served[0] = now_ - 8 * kStep;  // another of its class was served since: its turn is yet to come
+  EXPECT_THAT(Batch({.max_rows = 1, .ageing_step = kStep}), ElementsAre(Pair(2, 1)));
 }
 
-TEST_F(PolicyTest, AClassIsAnAgeingStep) {
-  EXPECT_EQ(UrgencyBand(0, TimePoint(kStep * 7), kStep), 7);
-  EXPECT_EQ(UrgencyBand(9, TimePoint(kStep * 7), kStep), -2);
-  EXPECT_EQ(UrgencyBand(0, TimePoint(kStep * 7 - microseconds(1)), kStep), 6);
+TEST_F(PolicyTest, WhoFloodsDoesNotAgeByItsOwnBacklog) {
+  Queue({{.tenant = "flood", .age = 20 * kStep}, {.tenant = "calm"}});
+  Tenant("flood").served[0] = now_;
+  Tenant("flood").Charge(1e-3);
+  EXPECT_THAT(Batch({.max_rows = 1, .ageing_step = kStep}), ElementsAre(Pair(2, 1)));
+}
+
+TEST_F(PolicyTest, WithinAClassTheTenantThatHadLessGoesFirst) {
+  Queue({{.tenant = "one"}, {.tenant = "two"}, {.tenant = "two", .priority = 1}});
+  Tenant("one").Charge(1e-3);
+  EXPECT_THAT(Batch(), ElementsAre(Pair(3, 1), Pair(2, 1), Pair(1, 1)));
+}
+
+TEST_F(PolicyTest, SharesOutrankDeadlines) {
+  Queue({{.tenant = "one", .left = milliseconds(1)}, {.tenant = "two"}});
+  Tenant("one").Charge(1e-6);
+  EXPECT_THAT(Batch(), ElementsAre(Pair(2, 1), Pair(1, 1)));
+}
+
+TEST_F(PolicyTest, ABatchThatCannotHoldAllIsSharedByWeight) {
+  Tenant("three").weight = 3;
+  for (int i = 0; i < 16; ++i) Queue({{.tenant = "one"}});
+  for (int i = 0; i < 16; ++i) Queue({{.tenant = "three"}});
+  int of_three = 0;
+  for (const auto& [id, rows] : Batch({.max_rows = 16})) of_three += id > 16 ? 1 : 0;
+  EXPECT_EQ(of_three, 12);
+}
+
+TEST_F(PolicyTest, TheLayerOfTheTenantThatHadLessIsServed) {
+  Queue({{.tenant = "one", .layer = 0, .age = microseconds(9)}, {.tenant = "two", .layer = 1}});
+  Tenant("one").Charge(1e-6);
+  EXPECT_THAT(Batch(), ElementsAre(Pair(2, 1)));
+}
+
+TEST_F(PolicyTest, RidersAreChargedToTheirTenants) {
+  // "one" keeps layer 0 busy, and "two" rides along in its batches; then both want layer 1.
+  Queue({{.tenant = "one", .layer = 0}, {.tenant = "two", .layer = 0, .rows = 5}});
+  EXPECT_THAT(Serve({.max_rows = 8}), ElementsAre(1, 2));
+  Queue({{.tenant = "two", .layer = 1}, {.tenant = "one", .layer = 1}});
+  EXPECT_THAT(Serve({.max_rows = 1}), ElementsAre(4));
+}
+
+TEST_F(PolicyTest, AFloodLeavesTheOthersTheirShares) {
+  Tenant("double").weight = 2;
+  std::map<std::string, int> served;
+  for (int batch = 0; batch < 400; ++batch) {
+    // Whatever the flood sends, the others always have one batch waiting.
+    for (int i = 0; i < 4; ++i) Queue({{.tenant = "flood", .rows = 8}});
+    for (const char* tenant : {"double", "single"}) Queue({{.tenant = tenant, .rows = 8}});
+    for (const std::uint64_t id : Serve({.max_rows = 8})) ++served[NameOf(id)];
+  }
+  EXPECT_NEAR(served["double"], 200, 2);
+  EXPECT_NEAR(served["single"], 100, 2);
 }
 
 TEST_F(PolicyTest, ExpiredRequestsAreDroppedNotRun) {
@@ -157,7 +223,7 @@ TEST_F(PolicyTest, ExpiredRequestsAreDroppedNotRun) {
   EXPECT_THAT(Batch(), ElementsAre(Pair(3, 1)));
 }
 
-TEST_F(PolicyTest, ExpiredRequestsAreFoundInEveryBandAndLayer) {
+TEST_F(PolicyTest, ExpiredRequestsAreFoundAtEveryPriorityAndLayer) {
   Queue({{.layer = 0, .priority = 9},
          {.layer = 0, .priority = 5, .left = microseconds(0)},
          {.layer = 0, .priority = 5},

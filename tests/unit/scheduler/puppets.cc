@@ -129,6 +129,7 @@ std::unique_ptr<Job> Callers::MakeJob(int tag, Wish wish) {
   job->layer = std::move(wish.layer);
   job->rows = wish.rows;
   job->input_dtype = job->output_dtype = DType::kF32;
+  job->tenant = wish.tenant;
   job->priority = wish.priority;
   job->deadline = wish.deadline;
   job->input = MakeRows(wish.rows);

@@ -88,6 +88,7 @@ class Callers {
   struct Wish {
     LayerPtr layer;
     std::int64_t rows = 1;
+    std::string tenant = kDefaultTenant;
     int priority = 0;
     Clock::time_point deadline = Clock::time_point::max();
     std::function<void()> then;  // called after the outcome was recorded, from within `done`

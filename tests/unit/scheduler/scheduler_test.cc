@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -249,14 +250,41 @@ TEST_F(SchedulerTest, AsManyBatchesRunAtOnceAsTheEngineTakes) {
 TEST_F(SchedulerTest, UrgentRequestsOvertake) {
   Start({.max_batch_rows = 1, .ageing_step = milliseconds(100)});
   Occupy(1);
-  Submit(2, {.priority = 0});
-  Submit(3, {.priority = 5, .deadline = clock_.Now() + milliseconds(900)});
-  Submit(4, {.priority = 5, .deadline = clock_.Now() + milliseconds(800)});
+  Submit(2, {.priority = 1});
+  Submit(3, {.priority = 6, .deadline = clock_.Now() + milliseconds(900)});
+  Submit(4, {.priority = 6, .deadline = clock_.Now() + milliseconds(800)});
   clock_.Advance(milliseconds(500));
-  Submit(5, {.priority = 4});  // the first has aged past it
+  Submit(5, {.priority = 5});  // the first has aged past it
   engine_->LetAllGo();
   for (const int tag : {2, 3, 4, 5}) callers_.Await(tag);
   EXPECT_THAT(callers_.order(), ElementsAre(1, 4, 3, 2, 5));
+}
+
+TEST_F(SchedulerTest, AFloodingTenantLeavesTheOthersTheirShares) {
+  engine_->before_end = [&] { clock_.Advance(milliseconds(1)); };
+  Start({.max_batch_rows = 8, .tenant_weights = *TenantWeights::Parse("double=2")});
+  Occupy(0);
+  for (int tag = 1; tag <= 600; ++tag) Submit(tag, {.rows = 8, .tenant = "flood"});
+  // Closed loops: of the others never more than two requests wait.
+  std::function<void(std::string, int, int)> go_on = [&](const std::string& tenant, int tag, int last) {
+    Submit(tag, {.rows = 8, .tenant = tenant, .then = [&, tenant, tag, last] {
+                   if (tag + 2 <= last) go_on(tenant, tag + 2, last);
+                 }});
+  };
+  for (const int first : {0, 1}) {
+    go_on("double", 1000 + first, 1599);
+    go_on("single", 2000 + first, 2599);
+  }
+  engine_->LetAllGo();
+  callers_.Await(600);
+  const std::vector<int> order = callers_.order();
+  constexpr int kFirst = 400;  // while all three want the engine
+  std::map<int, int> of;       // by thousands
+  for (int i = 1; i <= kFirst; ++i) ++of[order[i] / 1000];
+  EXPECT_GE(of[1], kFirst / 2 * 0.95);
+  EXPECT_GE(of[2], kFirst / 4 * 0.95);
+  EXPECT_GE(of[0], kFirst / 4 * 0.95);
+  EXPECT_TRUE(scheduler_->Drain(clock_.Now() + std::chrono::hours(1)));
 }
 
 TEST_F(SchedulerTest, AFloodOnOneLayerDoesNotStarveAnother) {
