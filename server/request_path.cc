@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/codec/f8_rows.h"
 #include "server/log.h"
 #include "server/status.h"
 
@@ -25,6 +26,15 @@ float* RoutingWeights(const Job& job, std::int64_t k) {
   return reinterpret_cast<float*>(RoutingIds(job) + job.rows * k);
 }
 
+// e4m3 is for the wire; the engine sees bf16.
+DType ComputedAs(DType wire) { return wire == DType::kF8E4M3 ? DType::kBF16 : wire; }
+
+std::int64_t OutputRoom(const ForwardHead& head, const Job& job) {
+  const std::int64_t hidden_size = job.layer->spec().hidden_size;
+  return head.output_dtype == DType::kF8E4M3 ? F8AnswerRoom(job.rows, hidden_size, head.output_scale_block)
+                                             : BytesOf(job.output_dtype, job.rows * hidden_size);
+}
+
 std::int64_t RoutingK(const Job& job) { return job.k > 0 ? job.k : job.layer->spec().experts_per_token; }
 bool NeedsRouting(const Job& job) { return job.k > 0 || job.return_routing; }
 
@@ -37,6 +47,15 @@ Clock::time_point DeadlineOf(const ForwardHead& head, const Arrival& arrival,
   }
   const bool none = head.timeout_us == 0 && deadline == Clock::time_point::max();
   return none ? arrival.time + default_timeout : deadline;
+}
+
+absl::Status TakeRows(const ForwardHead& head, Slices slices, Job& job) {
+  if (head.dtype == DType::kF8E4M3) {
+    return DecodeF8Rows(slices, head.hidden_states, head.scales, job.rows, job.layer->spec().hidden_size,
+                        head.scale_block, job.input.data());
+  }
+  Gather(slices, head.hidden_states, job.input.data());
+  return absl::OkStatus();
 }
 
 void ReleaseJob(void* job) {
@@ -92,6 +111,50 @@ RequestTimes TimesOf(double decode, const BatchReport& report, double total) {
   return times;
 }
 
+// The answer's output as it lies in the job's output buffer.
+struct AnswerBytes {
+  std::int64_t output = 0;  // of the field
+  std::int64_t scales = 0;  // of the field behind it, without its tag
+  std::int64_t all = 0;
+};
+
+AnswerBytes PrepareOutput(const ForwardHead& head, Job& job) {
+  const std::int64_t hidden_size = job.layer->spec().hidden_size;
+  if (job.rows == 0) return {};
+  if (head.output_dtype != DType::kF8E4M3) {
+    const std::int64_t bytes = BytesOf(job.output_dtype, job.rows * hidden_size);
+    return {.output = bytes, .all = bytes};
+  }
+  const std::int64_t block = head.output_scale_block;
+  return {.output = job.rows * hidden_size,
+          .scales = BytesOf(DType::kF32, job.rows * ScalesPerRow(hidden_size, block)),
+          .all = EncodeF8Answer(job.output.data(), job.rows, hidden_size, block)};
+}
+
+grpc::ByteBuffer Answer(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job, const BatchReport& report) {
+  const AnswerBytes bytes = PrepareOutput(pending.head, *job);
+  const RequestTimes times = TimesOf(pending.decode, report, Seconds(Clock::now() - job->arrival));
+  ResponseHead head = {.request_id = pending.head.request_id,
+                       .rows = job->rows,
+                       .dtype = pending.head.output_dtype,
+                       .decode = times.decode,
+                       .queue = times.queue,
+                       .total = times.total,
+                       .stages = times.stages,
+                       .batch_rows = report.rows,
+                       .batch_requests = report.requests,
+                       .fingerprint = job->layer->fingerprint(),
+                       .scales_bytes = bytes.scales};
+  if (job->return_routing && job->rows > 0) {
+    head.k = RoutingK(*job);
+    head.topk_ids = RoutingIds(*job);
+    head.topk_weights = RoutingWeights(*job, head.k);
+  }
+  const std::string prefix = pending.form.encode(head, static_cast<std::uint64_t>(bytes.output));
+  metrics.Answered(times);
+  return MakeMessage(std::move(job), prefix, pending.form.deliver ? 0 : bytes.all);
+}
+
 void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job, absl::Status status,
               const BatchReport& report) {
   const Clock::time_point arrival = job->arrival;
@@ -100,27 +163,7 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
   if (status.ok() && pending.form.deliver) {
     status = pending.form.deliver({job->output.data(), static_cast<std::size_t>(output_bytes)});
   }
-  if (status.ok()) {
-    const RequestTimes times = TimesOf(pending.decode, report, Seconds(Clock::now() - arrival));
-    ResponseHead head = {.request_id = pending.head.request_id,
-                         .rows = job->rows,
-                         .dtype = job->output_dtype,
-                         .decode = times.decode,
-                         .queue = times.queue,
-                         .total = times.total,
-                         .stages = times.stages,
-                         .batch_rows = report.rows,
-                         .batch_requests = report.requests,
-                         .fingerprint = job->layer->fingerprint()};
-    if (job->return_routing && job->rows > 0) {
-      head.k = RoutingK(*job);
-      head.topk_ids = RoutingIds(*job);
-      head.topk_weights = RoutingWeights(*job, head.k);
-    }
-    const std::string prefix = pending.form.encode(head, static_cast<std::uint64_t>(output_bytes));
-    message = MakeMessage(std::move(job), prefix, pending.form.deliver ? 0 : output_bytes);
-    metrics.Answered(times);
-  }
+  if (status.ok()) message = Answer(metrics, pending, std::move(job), report);
   const double total = Seconds(Clock::now() - arrival);
   metrics.RequestDone(pending.rpc, status.code(), total);
   LogRequest(pending.head, status, total);
@@ -175,13 +218,16 @@ absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& hea
   const LayerSpec& spec = (*layer)->spec();
   const ForwardLimits limits = {.max_rows = limits_.max_rows, .max_k = limits_.max_k};
   if (absl::Status status = CheckAgainstLayer(head, spec, limits); !status.ok()) return status;
+  if (head.region.has_value()) {
+    return absl::NotFoundError(absl::StrCat("region.handle: ", head.region->handle, " names no region of a session"));
+  }
 
   auto job = std::make_unique<Job>();
   job->layer = *std::move(layer);
   job->tenant = std::string(arrival.tenant);
   job->rows = head.rows;
-  job->input_dtype = head.dtype;
-  job->output_dtype = head.output_dtype;
+  job->input_dtype = ComputedAs(head.dtype);
+  job->output_dtype = ComputedAs(head.output_dtype);
   job->shared_expert = head.shared_expert.value_or(!head.pre_routed);
   job->priority = head.priority;
   job->arrival = arrival.time;
@@ -203,7 +249,7 @@ absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Jo
     RowBuffer* buffer;
     std::int64_t bytes;
   } const wanted[] = {{&job.input, BytesOf(job.input_dtype, elements)},
-                      {&job.output, BytesOf(job.output_dtype, elements)},
+                      {&job.output, OutputRoom(head, job)},
                       {&job.routing, NeedsRouting(job) ? RoutingBytes(job.rows, RoutingK(job)) : 0}};
   std::int64_t total = 0;
   for (const auto& want : wanted) total += want.bytes;
@@ -223,7 +269,7 @@ absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Jo
     absl::Status status = CheckRouting(RoutingIds(job), RoutingWeights(job, job.k), job.rows, job.k, spec);
     if (!status.ok()) return status;
   }
-  Gather(slices, head.hidden_states, job.input.data());
+  if (absl::Status status = TakeRows(head, slices, job); !status.ok()) return status;
   std::int64_t row = 0;
   if (limits_.refuse_non_finite && HasNonFinite(job.input.data(), job.input_dtype, job.rows, spec.hidden_size, &row)) {
     return absl::InvalidArgumentError(absl::StrCat("hidden_states[", row, "] holds NaN or infinity"));

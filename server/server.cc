@@ -61,7 +61,7 @@ v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo&
   info.set_version(std::string(kVersion));
   info.set_device(absl::StrCat(engine.device, ": ", engine.description));
   info.set_numerics_id(engine.numerics_id);
-  for (const char* feature : {"server_routed", "pre_routed", "return_routing", "stream_cancel"})
+  for (const char* feature : {"server_routed", "pre_routed", "return_routing", "stream_cancel", "fp8_rows"})
     info.add_features(feature);
   info.set_max_rows_per_request(options.max_rows_per_request);
   info.set_max_rows_per_batch(std::min(options.max_batch_rows, engine.max_batch_rows));

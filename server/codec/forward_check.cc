@@ -1,8 +1,10 @@
 // A scanned request against its layer.
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/codec/f8_rows.h"
 #include "server/codec/forward_codec.h"
 
 namespace expertd {
@@ -34,6 +36,34 @@ absl::Status CheckSize(const Matrix& m) {
                    bytes.has_value() ? absl::StrCat(*bytes) : std::string("more than 9223372036854775807"), " bytes)"));
 }
 
+// Scales come with e4m3 rows and with nothing else.
+absl::Status CheckScales(const ForwardHead& head, const LayerSpec& spec) {
+  struct {
+    absl::string_view field, of;
+    std::int64_t value;
+    DType dtype;
+  } const fields[] = {{"scale_block", "dtype", head.scale_block, head.dtype},
+                      {"scales", "dtype", static_cast<std::int64_t>(head.scales.size), head.dtype},
+                      {"output_scale_block", "output_dtype", head.output_scale_block, head.output_dtype}};
+  for (const auto& field : fields) {
+    if (field.value == 0 || field.dtype == DType::kF8E4M3) continue;
+    return absl::InvalidArgumentError(absl::StrCat(field.field, ": ", field.value, " is given, but ", field.of, " is ",
+                                                   DTypeName(field.dtype), ", which has no scales"));
+  }
+  if (head.dtype != DType::kF8E4M3) return absl::OkStatus();
+  const std::int64_t scales = ScalesPerRow(spec.hidden_size, head.scale_block);
+  return CheckSize({"scales", head.scales, head.rows, "scales", scales, DType::kF32});
+}
+
+// e4m3 rows would have to be decoded somewhere, which is what a region is there to avoid.
+absl::Status CheckRegionDTypes(const ForwardHead& head) {
+  for (const auto& [field, dtype] : {std::pair("dtype", head.dtype), std::pair("output_dtype", head.output_dtype)}) {
+    if (dtype != DType::kF8E4M3) continue;
+    return absl::InvalidArgumentError(absl::StrCat(field, ": rows in a region are bf16 or f32, not e4m3"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckAgainstLayer(const ForwardHead& head, const LayerSpec& spec, const ForwardLimits& limits) {
@@ -50,6 +80,8 @@ absl::Status CheckAgainstLayer(const ForwardHead& head, const LayerSpec& spec, c
       return s;
     }
   }
+  if (absl::Status s = CheckScales(head, spec); !s.ok()) return s;
+  if (head.region.has_value()) return CheckRegionDTypes(head);
   return CheckSize({"hidden_states", head.hidden_states, head.rows, "hidden", spec.hidden_size, head.dtype});
 }
 

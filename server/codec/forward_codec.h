@@ -6,7 +6,8 @@
 //
 // What Protobuf's own parser accepts is accepted, with the same values, less this:
 // - a non-repeated field given twice, two members of a oneof, a known field with another field's wire type;
-// - no model, dtype, payload or kind; DTYPE_UNSPECIFIED or an unknown DType; negative rows; a priority above 9;
+// - no model, dtype, payload or kind; DTYPE_UNSPECIFIED or an unknown DType; negative rows; a priority above 9; a scale
+//   block other than 0 and 128;
 // - model above 256 bytes, traceparent above 64, expected_fingerprint above 128;
 // - numbers that do not fit their field (Protobuf cuts them), tags and varints with more than 32 and 64 bits, unknown
 //   groups more than 32 deep.
@@ -36,14 +37,21 @@ struct WireRange {
   std::uint64_t size = 0;
 };
 
+// Rows in shared memory, as byte offsets into a session's region.
+struct RegionRows {
+  std::uint64_t handle = 0;
+  std::uint64_t input_offset = 0;
+  std::uint64_t output_offset = 0;
+};
+
 // A ForwardRequest's fields as scanned: present and well-formed, sizes not yet held against a layer.
 struct ForwardHead {
   std::string model;
   std::uint32_t layer = 0;
   std::uint64_t request_id = 0;
   std::int64_t rows = 0;
-  DType dtype = DType::kBF16;
-  DType output_dtype = DType::kBF16;
+  DType dtype = DType::kBF16;         // kBF16, kF32 or kF8E4M3
+  DType output_dtype = DType::kBF16;  // likewise
   std::optional<bool> shared_expert;
   bool return_routing = false;
   std::uint64_t timeout_us = 0;
@@ -55,6 +63,10 @@ struct ForwardHead {
   WireRange topk_ids;
   WireRange topk_weights;
   WireRange hidden_states;
+  std::optional<RegionRows> region;  // in place of hidden_states
+  std::int64_t scale_block = 0;      // elements that share a scale; 0: the whole row
+  std::int64_t output_scale_block = 0;
+  WireRange scales;
 };
 
 // A stream's message: a request, or the withdrawal of one.
@@ -77,7 +89,7 @@ struct ForwardLimits {
 };
 
 // Holds the head against its layer: rows, k, and that every bytes field has exactly the size that the shapes demand,
-// with checked arithmetic. InvalidArgument as above.
+// with checked arithmetic; of a region's rows only the element types. InvalidArgument as above.
 absl::Status CheckAgainstLayer(const ForwardHead& head, const LayerSpec& spec, const ForwardLimits& limits);
 
 // Copies a field's bytes to `out`, which has room for range.size bytes.
@@ -96,9 +108,11 @@ struct ResponseHead {
   std::int64_t k = 0;  // > 0: routing is returned
   const std::int32_t* topk_ids = nullptr;
   const float* topk_weights = nullptr;
+  std::int64_t scales_bytes = 0;  // > 0: the output is e4m3, see f8_rows.h
 };
 
-// The bytes of a ForwardResponse up to and including the length of `output`; exactly output_bytes bytes must follow.
+// The bytes of a ForwardResponse up to and including the length of `output`; exactly output_bytes bytes must follow,
+// and behind them, where there are scales, the whole field that holds them.
 std::string EncodeResponsePrefix(const ResponseHead& head, std::uint64_t output_bytes);
 
 // A whole ForwardResponse that carries an error, for streams.

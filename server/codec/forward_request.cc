@@ -16,6 +16,14 @@ constexpr std::uint64_t kMaxModelBytes = 256;
 constexpr std::uint64_t kMaxTraceparentBytes = 64;
 constexpr std::uint64_t kMaxFingerprintBytes = 128;
 constexpr std::uint64_t kMaxPriority = 9;
+constexpr std::uint64_t kScaleBlock = 128;
+
+struct WireDType {
+  std::uint64_t number;
+  DType dtype;
+};
+constexpr WireDType kWireDTypes[] = {{1, DType::kBF16}, {2, DType::kF32}, {3, DType::kF8E4M3}};
+constexpr absl::string_view kGiveDType = "give DTYPE_BF16, DTYPE_F32 or DTYPE_F8_E4M3";
 
 // Protobuf's own parsers cut a number to its field's width; a layer or a row count that was cut would be another one.
 template <class Unsigned>
@@ -45,19 +53,21 @@ void TakeK(const FieldValue& field, Scan* scan) {
 
 template <class Optional>
 void TakeDType(const FieldValue& field, Scan* scan, Optional* out) {
-  switch (field.number) {
-    case 0:
-      return scan->Refuse(field.name, "DTYPE_UNSPECIFIED is refused, give DTYPE_BF16 or DTYPE_F32");
-    case 1:
-      *out = DType::kBF16;
-      return;
-    case 2:
-      *out = DType::kF32;
-      return;
-    default:
-      scan->Refuse(field.name, static_cast<std::int64_t>(field.number),
-                   " is no DType that this server knows, give DTYPE_BF16 or DTYPE_F32");
+  if (field.number == 0) return scan->Refuse(field.name, "DTYPE_UNSPECIFIED is refused, ", kGiveDType);
+  for (const WireDType& known : kWireDTypes) {
+    if (known.number != field.number) continue;
+    *out = known.dtype;
+    return;
   }
+  scan->Refuse(field.name, static_cast<std::int64_t>(field.number), " is no DType that this server knows, ",
+               kGiveDType);
+}
+
+void TakeScaleBlock(const FieldValue& field, Scan* scan, std::int64_t* out) {
+  if (field.number != 0 && field.number != kScaleBlock) {
+    return scan->Refuse(field.name, field.number, " is neither ", kScaleBlock, " nor 0 (the whole row)");
+  }
+  *out = static_cast<std::int64_t>(field.number);
 }
 
 void TakeString(const FieldValue& field, std::uint64_t max_bytes, Scan* scan, std::string* out) {
@@ -80,6 +90,15 @@ constexpr FieldRule kRouting[] = {
     {1, WireType::kVarint, "routing.k", TakeK},
     {2, WireType::kBytes, "topk_ids", [](auto& field, Scan* s) { s->head.forward.topk_ids = RangeOf(field); }},
     {3, WireType::kBytes, "topk_weights", [](auto& field, Scan* s) { s->head.forward.topk_weights = RangeOf(field); }},
+};
+
+constexpr FieldRule kRegionRows[] = {
+    {1, WireType::kVarint, "region.handle",
+     [](auto& field, Scan* s) { s->head.forward.region->handle = field.number; }},
+    {2, WireType::kVarint, "region.input_offset",
+     [](auto& field, Scan* s) { s->head.forward.region->input_offset = field.number; }},
+    {3, WireType::kVarint, "region.output_offset",
+     [](auto& field, Scan* s) { s->head.forward.region->output_offset = field.number; }},
 };
 
 constexpr FieldRule kForwardRequest[] = {
@@ -110,6 +129,13 @@ constexpr FieldRule kForwardRequest[] = {
      .take = [](auto& field, Scan* s) { s->head.forward.hidden_states = RangeOf(field); },
      .required = true,
      .oneof = "payload"},
+    {14, WireType::kVarint, "scale_block",
+     [](auto& field, Scan* s) { TakeScaleBlock(field, s, &s->head.forward.scale_block); }},
+    {15, WireType::kVarint, "output_scale_block",
+     [](auto& field, Scan* s) { TakeScaleBlock(field, s, &s->head.forward.output_scale_block); }},
+    {19, WireType::kBytes, "scales", [](auto& field, Scan* s) { s->head.forward.scales = RangeOf(field); }},
+    {21, WireType::kBytes, "region", [](auto&, Scan* s) { s->head.forward.region.emplace(); }, kRegionRows,
+     /*required=*/true, "payload"},
 };
 
 constexpr FieldRule kCancel[] = {

@@ -39,6 +39,9 @@ class WireWriter {
     size_ += size;
   }
 
+  // Counts `size` bytes that are to follow, tags and all.
+  void Later(std::uint64_t size) { size_ += size; }
+
   // A nested message, written also when it is empty. `body(WireWriter&)` is called twice, first to count.
   template <class Body>
   void Message(std::uint32_t field, const Body& body) {

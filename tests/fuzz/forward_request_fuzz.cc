@@ -11,6 +11,7 @@
 
 #include "expertd/v1/expertd.pb.h"
 #include "google/protobuf/stubs/logging.h"
+#include "server/codec/f8_rows.h"
 #include "server/codec/forward_codec.h"
 
 namespace expertd {
@@ -29,7 +30,9 @@ bool Same(const ForwardHead& a, const ForwardHead& b) {
          a.return_routing == b.return_routing && a.timeout_us == b.timeout_us && a.priority == b.priority &&
          a.traceparent == b.traceparent && a.expected_fingerprint == b.expected_fingerprint &&
          a.pre_routed == b.pre_routed && a.k == b.k && same(a.topk_ids, b.topk_ids) &&
-         same(a.topk_weights, b.topk_weights) && same(a.hidden_states, b.hidden_states);
+         same(a.topk_weights, b.topk_weights) && same(a.hidden_states, b.hidden_states) && same(a.scales, b.scales) &&
+         a.scale_block == b.scale_block && a.output_scale_block == b.output_scale_block &&
+         a.region.has_value() == b.region.has_value();
 }
 
 std::vector<std::byte> Gathered(Slices slices, WireRange range) {
@@ -42,9 +45,20 @@ std::vector<std::byte> Gathered(Slices slices, WireRange range) {
 void Use(const ForwardHead& head, Slices slices) {
   const LayerSpec spec = {.model = "m", .hidden_size = 2, .num_experts = 4};
   if (!CheckAgainstLayer(head, spec, {.max_rows = 64, .max_k = 4}).ok()) return;
-  const std::vector<std::byte> rows = Gathered(slices, head.hidden_states);
+  std::vector<std::byte> rows = Gathered(slices, head.hidden_states);
+  DType dtype = head.dtype;
+  if (head.dtype == DType::kF8E4M3) {
+    dtype = DType::kBF16;
+    rows.resize(static_cast<std::size_t>(F8AnswerRoom(head.rows, spec.hidden_size, head.scale_block)));
+    const absl::Status decoded = DecodeF8Rows(slices, head.hidden_states, head.scales, head.rows, spec.hidden_size,
+                                              head.scale_block, rows.data());
+    if (!decoded.ok()) return;
+    std::vector<std::byte> again = rows;
+    const std::int64_t bytes = EncodeF8Answer(again.data(), head.rows, spec.hidden_size, head.scale_block);
+    Require(bytes <= static_cast<std::int64_t>(again.size()), "an answer has room");
+  }
   std::int64_t row = -1;
-  if (HasNonFinite(rows.data(), head.dtype, head.rows, spec.hidden_size, &row)) {
+  if (!head.region.has_value() && HasNonFinite(rows.data(), dtype, head.rows, spec.hidden_size, &row)) {
     Require(row >= 0 && row < head.rows, "the row is one of the request's");
   }
   if (!head.pre_routed) return;

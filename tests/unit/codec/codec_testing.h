@@ -44,7 +44,9 @@ inline std::string Gathered(Slices slices, WireRange range) {
 }
 
 inline void ExpectSame(const ForwardHead& head, Slices slices, const v1::ForwardRequest& message) {
-  const auto dtype = [](v1::DType wire) { return wire == v1::DTYPE_F32 ? DType::kF32 : DType::kBF16; };
+  const auto dtype = [](v1::DType wire) {
+    return wire == v1::DTYPE_F8_E4M3 ? DType::kF8E4M3 : wire == v1::DTYPE_F32 ? DType::kF32 : DType::kBF16;
+  };
   EXPECT_EQ(head.model, message.model());
   EXPECT_EQ(head.layer, message.layer());
   EXPECT_EQ(head.request_id, message.request_id());
@@ -63,6 +65,14 @@ inline void ExpectSame(const ForwardHead& head, Slices slices, const v1::Forward
   EXPECT_EQ(Gathered(slices, head.topk_ids), message.routing().topk_ids());
   EXPECT_EQ(Gathered(slices, head.topk_weights), message.routing().topk_weights());
   EXPECT_EQ(Gathered(slices, head.hidden_states), message.hidden_states());
+  EXPECT_EQ(head.scale_block, message.scale_block());
+  EXPECT_EQ(head.output_scale_block, message.output_scale_block());
+  EXPECT_EQ(Gathered(slices, head.scales), message.scales());
+  ASSERT_EQ(head.region.has_value(), message.has_region());
+  if (!head.region) return;
+  EXPECT_EQ(head.region->handle, message.region().handle());
+  EXPECT_EQ(head.region->input_offset, message.region().input_offset());
+  EXPECT_EQ(head.region->output_offset, message.region().output_offset());
 }
 
 }  // namespace expertd

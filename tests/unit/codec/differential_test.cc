@@ -40,13 +40,14 @@ struct Rule {
 constexpr std::uint64_t kAny = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kU32 = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kNonNegative = std::numeric_limits<std::int64_t>::max();
+constexpr std::uint32_t kRoutingField = 13, kHiddenStates = 20, kRegion = 21;
 const std::vector<Rule> kRequestRules = {
     {1, UnknownField::TYPE_LENGTH_DELIMITED, 1, 256, true},
     {2, UnknownField::TYPE_VARINT, 0, kU32},
     {3, UnknownField::TYPE_VARINT, 0, kAny},
     {4, UnknownField::TYPE_VARINT, 0, kNonNegative},
-    {5, UnknownField::TYPE_VARINT, 1, 2, true},
-    {6, UnknownField::TYPE_VARINT, 1, 2},
+    {5, UnknownField::TYPE_VARINT, 1, 3, true},
+    {6, UnknownField::TYPE_VARINT, 1, 3},
     {7, UnknownField::TYPE_VARINT, 0, kAny},
     {8, UnknownField::TYPE_VARINT, 0, kAny},
     {9, UnknownField::TYPE_VARINT, 0, kAny},
@@ -54,7 +55,16 @@ const std::vector<Rule> kRequestRules = {
     {11, UnknownField::TYPE_LENGTH_DELIMITED, 0, 64},
     {12, UnknownField::TYPE_LENGTH_DELIMITED, 0, 128},
     {13, UnknownField::TYPE_LENGTH_DELIMITED, 0, kAny},
-    {20, UnknownField::TYPE_LENGTH_DELIMITED, 0, kAny, true},
+    {14, UnknownField::TYPE_VARINT, 0, 128},
+    {15, UnknownField::TYPE_VARINT, 0, 128},
+    {19, UnknownField::TYPE_LENGTH_DELIMITED, 0, kAny},
+    {kHiddenStates, UnknownField::TYPE_LENGTH_DELIMITED, 0, kAny},
+    {kRegion, UnknownField::TYPE_LENGTH_DELIMITED, 0, kAny},
+};
+const std::vector<Rule> kRegionRules = {
+    {1, UnknownField::TYPE_VARINT, 0, kAny},
+    {2, UnknownField::TYPE_VARINT, 0, kAny},
+    {3, UnknownField::TYPE_VARINT, 0, kAny},
 };
 const std::vector<Rule> kRoutingRules = {
     {1, UnknownField::TYPE_VARINT, 0, kU32},
@@ -84,14 +94,19 @@ Verdict Judge(const std::string& bytes, const std::vector<Rule>& rules) {
       const std::uint64_t value =
           rule.type == UnknownField::TYPE_VARINT ? field.varint() : field.length_delimited().size();
       if (!seen.insert(rule.number).second || value < rule.least || value > rule.most) verdict.acceptable = false;
-      if (&rules == &kRequestRules && rule.number == 13) {
-        const Verdict nested = Judge(field.length_delimited(), kRoutingRules);
+      // A scale block is 128 or 0, and nothing between.
+      if (&rules == &kRequestRules && (rule.number == 14 || rule.number == 15) && value % 128 != 0) {
+        verdict.acceptable = false;
+      }
+      if (&rules == &kRequestRules && (rule.number == kRoutingField || rule.number == kRegion)) {
+        const Verdict nested = Judge(field.length_delimited(), rule.number == kRegion ? kRegionRules : kRoutingRules);
         verdict.decodable &= nested.decodable;
         verdict.acceptable &= nested.acceptable;
       }
     }
   }
   for (const Rule& rule : rules) verdict.acceptable &= !rule.required || seen.contains(rule.number);
+  if (&rules == &kRequestRules) verdict.acceptable &= seen.contains(kHiddenStates) != seen.contains(kRegion);
   return verdict;
 }
 
@@ -104,8 +119,8 @@ class Mutator {
 
   // A request of random known and unknown fields in random order, mostly well-formed.
   std::string Request() {
-    RawMessage message = {
-        {RawBytes(1, Text(20)), RawNumber(5, 1 + Below(2)), RawBytes(20, std::string(Below(40), 'h'))}};
+    RawMessage message = {{RawBytes(1, Text(20)), RawNumber(5, 1 + Below(3)),
+                           OneIn(6) ? Region() : RawBytes(20, std::string(Below(40), 'h'))}};
     for (std::size_t extra = Below(12); extra > 0; --extra) {
       if (OneIn(3)) {
         message.fields.push_back(OddField());
@@ -163,14 +178,14 @@ class Mutator {
   }
 
   RawField GoodField() {
-    switch (const auto number = static_cast<std::uint32_t>(2 + Below(12))) {
+    switch (const auto number = static_cast<std::uint32_t>(2 + Below(15))) {
       case 2:
         return RawNumber(number, Number() & kU32);
       case 4:
         return RawNumber(number, Number() & kNonNegative);
       case 5:
       case 6:
-        return RawNumber(number, 1 + Below(2));
+        return RawNumber(number, 1 + Below(3));
       case 10:
         return RawNumber(number, Below(10));
       case 11:
@@ -186,9 +201,24 @@ class Mutator {
         std::shuffle(routing.fields.begin(), routing.fields.end(), random_);
         return RawBytes(number, routing.Bytes());
       }
+      case 14:
+      case 15:
+        return RawNumber(number, OneIn(2) ? 128 : 0);
+      case 16:
+        return RawBytes(19, "scales!");
       default:
         return RawNumber(number, Number());
     }
+  }
+
+  RawField Region() {
+    RawMessage region;
+    for (std::uint32_t number = 1; number <= 3; ++number) {
+      if (!OneIn(4)) region.fields.push_back(RawNumber(number, Number()));
+    }
+    if (OneIn(10)) region.fields.push_back(OddField());
+    std::shuffle(region.fields.begin(), region.fields.end(), random_);
+    return RawBytes(kRegion, region.Bytes());
   }
 
   // Of any number and type: mostly one that we do not know.

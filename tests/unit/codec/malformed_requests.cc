@@ -251,9 +251,9 @@ void AddNumbers(Cases& c) {
   c.Field("layer_negative", RawNumber(kLayer, kMinusOne), "layer: 18446744073709551615 is above 4294967295");
   c.Field("rows_negative", RawNumber(kRowCount, kMinusOne), "rows: -1 is negative");
   c.Field("rows_least", RawNumber(kRowCount, std::uint64_t{1} << 63), "rows: -9223372036854775808 is negative");
-  const std::string give = "give DTYPE_BF16 or DTYPE_F32";
+  const std::string give = "give DTYPE_BF16, DTYPE_F32 or DTYPE_F8_E4M3";
   c.Field("dtype_unspecified", RawNumber(kDType, 0), "dtype: DTYPE_UNSPECIFIED is refused, " + give);
-  c.Field("dtype_unknown", RawNumber(kDType, 3), "dtype: 3 is no DType that this server knows, " + give);
+  c.Field("dtype_unknown", RawNumber(kDType, 4), "dtype: 4 is no DType that this server knows, " + give);
   c.Field("dtype_negative", RawNumber(kDType, kMinusOne), "dtype: -1 is no DType that this server knows, " + give);
   c.Field("dtype_of_33_bits", RawNumber(kDType, kTwo32 + 1),
           "dtype: 4294967297 is no DType that this server knows, " + give);
