@@ -33,6 +33,12 @@ if(NOT EXPERTD_CUDA STREQUAL "OFF")
     enable_language(CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc has it; CMake 3.25 does not know
     find_package(CUDAToolkit REQUIRED)
+    # The CUDA runtime, linked in; shared where the kernels are, because a process must hold one of it.
+    option(EXPERTD_CUDA_SHARED "Kernels as a shared library: one copy for many programs (tests/gpu/bundle.sh)" OFF)
+    set(EXPERTD_CUDART CUDA::cudart_static)
+    if(EXPERTD_CUDA_SHARED)
+      set(EXPERTD_CUDART CUDA::cudart)
+    endif()
   elseif(EXPERTD_CUDA STREQUAL "ON")
     message(FATAL_ERROR "EXPERTD_CUDA=ON, but no nvcc was found")
   endif()

@@ -26,13 +26,19 @@ if(EXPERTD_SANITIZER)
   endif()
 endif()
 
-# expertd_library(<name> SOURCES ... [PUBLIC libs...] [PRIVATE libs...]): a static library `name`, alias expertd::<name without "expertd_">.
+# expertd_library(<name> [SHARED] SOURCES ... [PUBLIC libs...] [PRIVATE libs...]): a library `name`, static unless it says so, alias
+# expertd::<name without "expertd_">.
 function(expertd_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
-  add_library(${name} STATIC ${ARG_SOURCES})
+  cmake_parse_arguments(ARG "SHARED" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  set(type STATIC)
+  if(ARG_SHARED)
+    set(type SHARED)
+  endif()
+  add_library(${name} ${type} ${ARG_SOURCES})
   string(REGEX REPLACE "^expertd_" "" short ${name})
   add_library(expertd::${short} ALIAS ${name})
-  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  # No <name>_EXPORTS: the objects of both types are the same, and a compiler cache knows them.
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON DEFINE_SYMBOL "")
   target_link_libraries(${name} PUBLIC ${ARG_PUBLIC} PRIVATE $<BUILD_INTERFACE:expertd_options> ${ARG_PRIVATE})
   target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 endfunction()

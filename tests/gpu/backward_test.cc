@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "absl/types/span.h"
 #include "kernels/cuda/moe_backward.h"
 #include "tests/gpu/gpu_test.h"
 
@@ -20,7 +21,7 @@ struct Case {
   RoutingRule rule;
   Activation activation = Activation::kSilu;
 };
-const Case kCases[] = {
+const Case kAllCases[] = {
     {"softmax", 33, 64, 8, 2, 96, {.renormalise = Renormalise::kSumPlusEps}},
     {"not renormalised, several tiles", 300, 136, 4, 2, 72, {.scale = 2.0f}, Activation::kGelu},
     {"many experts without rows", 17, 72, 160, 6, 40, {.score = Score::kSigmoid}, Activation::kGeluTanh},
@@ -34,6 +35,18 @@ const Case kCases[] = {
      {.score = Score::kRaw, .weigh = Weigh::kSigmoidOfChosen, .weight_on_input = true}},
     {"one row", 1, 64, 8, 2, 64, {}, Activation::kRelu2},
 };
+const Case kSmallCases[] = {
+    {"softmax, a tail", 9, 72, 4, 2, 40, {.renormalise = Renormalise::kSumPlusEps}},
+    {"softmax of the chosen, odd sizes", 5, 33, 5, 2, 17, {.score = Score::kRaw, .weigh = Weigh::kSoftmaxOfChosen}},
+    {"weight on input",
+     6,
+     64,
+     3,
+     1,
+     64,
+     {.score = Score::kRaw, .weigh = Weigh::kSigmoidOfChosen, .weight_on_input = true}},
+};
+absl::Span<const Case> AllCases() { return SmallTests() ? absl::MakeConstSpan(kSmallCases) : kAllCases; }
 
 std::vector<double> Doubles(const HostArray& array) {
   std::vector<double> values(static_cast<std::size_t>(array.size()));
@@ -147,7 +160,7 @@ Gradients Backward(const Problem& p, Recompute recompute, DType w_dtype) {
 }
 
 TEST_F(BackwardGpuTest, EveryGradientIsTheReference) {
-  for (const Case& c : kCases) {
+  for (const Case& c : AllCases()) {
     for (const DType dtype : kRowTypes) {
       SCOPED_TRACE(std::string(c.name) + " " + std::string(DTypeName(dtype)));
       const Problem p(c, dtype);
@@ -169,7 +182,7 @@ TEST_F(BackwardGpuTest, EveryGradientIsTheReference) {
 }
 
 TEST_F(BackwardGpuTest, RecomputingSavesMemoryAndChangesNoBit) {
-  for (const Case& c : kCases) {
+  for (const Case& c : AllCases()) {
     SCOPED_TRACE(c.name);
     const Problem p(c, DType::kBF16);
     EXPECT_LT(cuda::SavedBytes(p.args, Recompute::kActivations), cuda::SavedBytes(p.args, Recompute::kNothing));
@@ -178,7 +191,7 @@ TEST_F(BackwardGpuTest, RecomputingSavesMemoryAndChangesNoBit) {
 }
 
 TEST_F(BackwardGpuTest, TheForwardHasTheBitsOfTheFusedOne) {
-  const Problem p(kCases[0], DType::kBF16);
+  const Problem p(AllCases()[0], DType::kBF16);
   const absl::Status status = cuda::FusedMoeForward(p.args, DeviceWorkspace::For(p.args), {});
   ASSERT_TRUE(status.ok()) << status;
   const std::vector<std::byte> want = p.out.Host();
@@ -189,7 +202,7 @@ TEST_F(BackwardGpuTest, TheForwardHasTheBitsOfTheFusedOne) {
 
 // Slots that are not held have no gradient and give none: the same as a layer without those slots' weights.
 TEST_F(BackwardGpuTest, SlotsThatAreNotHeldCountAsZero) {
-  const Problem p(kCases[0], DType::kF32);
+  const Problem p(AllCases()[0], DType::kF32);
   std::vector<std::int32_t> ids = p.ids.Host();
   for (std::size_t s = 1; s < ids.size(); s += 3) ids[s] = -1;
   EXPERTD_CHECK_CUDA(cudaMemcpy(p.ids.data(), ids.data(), p.ids.Bytes(), cudaMemcpyHostToDevice));
@@ -208,7 +221,7 @@ TEST_F(BackwardGpuTest, SlotsThatAreNotHeldCountAsZero) {
 }
 
 TEST_F(BackwardGpuTest, WithoutRowsWeightsGetZeros) {
-  Case none = kCases[0];
+  Case none = AllCases()[0];
   none.n = 0;
   const Gradients got = Backward(Problem(none, DType::kBF16), Recompute::kNothing, DType::kF32);
   EXPECT_EQ(std::count(got.gate_up.begin(), got.gate_up.end(), std::byte{0}), std::ssize(got.gate_up));
@@ -216,7 +229,7 @@ TEST_F(BackwardGpuTest, WithoutRowsWeightsGetZeros) {
 }
 
 TEST_F(BackwardGpuTest, RouterGradIsTheReference) {
-  for (const Case& c : kCases) {
+  for (const Case& c : AllCases()) {
     SCOPED_TRACE(c.name);
     const Problem p(c, DType::kF32);
     const absl::StatusOr<reference::MoeGradients> want = reference::MoeBackward(p.host, p.forward, p.grad_out);
@@ -245,7 +258,7 @@ TEST_F(BackwardGpuTest, WhatCannotBeIsRefused) {
   with_row.n = 1, with_row.logits = &number, with_row.grad_weights = &number, with_row.grad_logits = &number;
   with_row.ids = &id;
   EXPECT_EQ(cuda::FusedRouterGrad(with_row, {}).code(), absl::StatusCode::kInvalidArgument);
-  const Problem p(kCases[0], DType::kBF16);
+  const Problem p(AllCases()[0], DType::kBF16);
   const DeviceWorkspace saved(cuda::SavedBytes(p.args, Recompute::kActivations));
   const cuda::MoeBackwardArgs args = {
       .forward = p.args, .grad_out = p.grad.data(), .grad_rows = p.out.data(), .grad_weights = p.weights.data()};

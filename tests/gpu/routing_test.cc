@@ -152,6 +152,7 @@ TEST_F(RoutingGpuTest, ManyRowsGiveTheBitsOfFew) {
     logits[50 * e + e / 2] = std::nanf("");
     const std::vector<float> bias = NormalFloats(e, 15, 0.1f);
     for (const NamedRule& named : kRules) {
+      if (SmallTests() && &named != &kRules[0] && &named != &kRules[4]) continue;  // 8192 rows each
       for (const std::int64_t k : Cases<std::int64_t>({1, 6, 8}, {6})) {
         const std::int64_t groups = GroupsOf(named.rule);
         if (k > e || e % groups != 0 || e / groups < 2 * (groups > 1)) continue;

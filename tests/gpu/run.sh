@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Runs what bundle.sh packed: every CUDA test, the contract suite on the CUDA engine, `expertd verify` of every golden
-# checkpoint, a server under load with bit checks, a subset under compute-sanitizer where it is installed, the
-# benchmarks. Exit code 1 when something failed.
-# usage: run.sh [tests] [contract] [verify] [serve] [sanitizer] [bench]      (no name: all); JSON of the benchmarks and
-# logs of the servers go to $OUT or the folder
+# Runs what bundle.sh packed: every CUDA test, the contract suite on the CUDA engine, the C library and its torch example
+# where this machine's python3 has torch, `expertd verify` of every golden checkpoint, a server under load with bit
+# checks, a small case of every kernel under compute-sanitizer where it is installed, the benchmarks. Exit code 1 when
+# something failed.
+# usage: run.sh [tests] [contract] [c] [verify] [serve] [sanitizer] [bench]      (no name: all); JSON of the benchmarks
+# and logs of the servers go to $OUT or the folder
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
 # The driver's own library is not packed, nor is cuBLAS, which is large: they belong to the machine.
-path=$here/lib:/usr/local/nvidia/lib64:/usr/local/nvidia/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
+path=$here/lib:$here/lib/system:/usr/local/nvidia/lib64:/usr/local/nvidia/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
 runner=(env "LD_LIBRARY_PATH=$path")
 if ! "${runner[@]}" "$here/bin/cuda_ops_test" --gtest_list_tests >/dev/null 2>&1; then
   runner=("$here/glibc/ld-linux-x86-64.so.2" --library-path "$here/glibc:$path:/usr/lib/x86_64-linux-gnu")
@@ -34,6 +35,17 @@ if wants contract "$@"; then
     packed "$(basename "$suite")" --gtest_filter='*cuda_0' --gtest_list_tests 2>/dev/null | grep -q cuda_0 ||
       { echo "no test ran on the device"; failed=1; }
   done
+fi
+
+if wants c "$@"; then
+  echo "== the C library on cuda:0"
+  packed c_abi_test "$here/golden/olmoe" cuda:0 || failed=1
+  echo "== torch through the C library"
+  # Only the library's own dependencies: python3 has a C++ runtime of its own, and the machine's C library.
+  EXPERTD_LIBRARY=$here/lib/libexpertd_c.so.1 EXPERTD_GOLDEN=$here/golden LD_LIBRARY_PATH=$here/lib:${LD_LIBRARY_PATH:-} \
+    python3 "$here/torch/test_expertd_torch.py"
+  status=$?
+  [[ $status -eq 0 || $status -eq 77 ]] || failed=1
 fi
 
 if wants verify "$@"; then
@@ -77,17 +89,26 @@ if wants serve "$@"; then
   done
 fi
 
-# One small case of every kernel and element type: the checker slows kernels down a hundredfold.
+# One small case of every kernel and element type: the checker slows kernels down a hundredfold. In groups, so that each
+# stays well under its limit and one that does not is known by name.
+groups=("ops=*ActivationGpuTest*:*RoutingGpuTest*:*RowsGpuTest*:*SortGpuTest*" "products=*GemmGpuTest*:*MoeGpuTest*:*BatchedGpuTest*"
+  "backward=*BackwardGpuTest*" "engine=*EngineGpuTest*" "others=-*ActivationGpuTest*:*RoutingGpuTest*:*RowsGpuTest*:*SortGpuTest*:*GemmGpuTest*:*MoeGpuTest*:*BatchedGpuTest*:*BackwardGpuTest*:*EngineGpuTest*")
+sanitize() {  # TOOL GROUP FILTER
+  local started=$SECONDS status
+  EXPERTD_GPU_TESTS=small timeout 60 "$sanitizer" --tool "$1" --target-processes all --error-exitcode 9 --print-limit 3 \
+    "${runner[@]}" "$here/bin/cuda_ops_test" --gtest_brief=1 --gtest_filter="$3" >"$out/sanitizer-$1-$2.log" 2>&1
+  status=$?
+  echo "$1 $2: exit $status after $((SECONDS - started)) s: $(grep -aE 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/sanitizer-$1-$2.log" | tail -1)"
+  [[ $status -eq 0 ]] || { tail -20 "$out/sanitizer-$1-$2.log"; return 1; }
+}
 if wants sanitizer "$@"; then
+  echo "== compute-sanitizer"
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1)
   if [[ -z $sanitizer ]]; then
-    echo "== compute-sanitizer is not installed: not run"
+    echo "not installed: not run"
   else
     for tool in memcheck racecheck initcheck; do
-      echo "== compute-sanitizer $tool"
-      EXPERTD_GPU_TESTS=small timeout 150 "$sanitizer" --tool "$tool" --target-processes all --error-exitcode 9 \
-        --print-limit 3 "${runner[@]}" "$here/bin/cuda_ops_test" --gtest_brief=1 2>&1 | tail -15
-      [[ ${PIPESTATUS[0]} -eq 0 ]] || failed=1
+      for group in "${groups[@]}"; do sanitize "$tool" "${group%%=*}" "${group#*=}" || failed=1; done
     done
   fi
 fi

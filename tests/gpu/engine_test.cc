@@ -1,0 +1,180 @@
+// The engine on a device: shapes that the contract suite (tests/contract) does not enumerate, and one engine for each
+// device of a machine. Its small cases are one of every kernel of the engine x row type x tail, for compute-sanitizer.
+#include <algorithm>
+#include <thread>
+
+#include "kernels/cuda/engine/cuda_engine.h"
+#include "tests/contract/harness.h"
+#include "tests/gpu/gpu_test.h"
+
+namespace expertd::testing {
+namespace {
+
+using contract::ExpectMatchesReference;
+using contract::MakePart;
+using contract::Part;
+using contract::PreRoute;
+using contract::RunPart;
+using contract::RunParts;
+
+constexpr std::int64_t kWorkspaceBytes = 256 << 20;
+
+std::unique_ptr<Engine> MakeEngineOf(int device) {
+  auto engine = MakeCudaEngine({.device = device, .workspace_bytes = kWorkspaceBytes});
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+class EngineGpuTest : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
+    engine_ = MakeEngineOf(0);
+    ASSERT_NE(engine_, nullptr);
+  }
+  void Load(const LayerSpec& spec) {
+    source_ = MakeRandomLayer(spec);
+    auto layer = engine_->LoadLayer(*source_);
+    ASSERT_TRUE(layer.ok()) << layer.status();
+    layer_ = *std::move(layer);
+  }
+  // One batch, and every part of it against the reference.
+  void ExpectReference(std::vector<Part> parts) {
+    EXPERTD_ASSERT_OK(RunParts(*engine_, *layer_, parts));
+    for (const Part& part : parts) {
+      if (part.input.n() > 0) ExpectMatchesReference(*source_, part);
+    }
+  }
+
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<LayerSource> source_;
+  LayerPtr layer_;
+};
+
+struct Format {
+  WeightFormat format;
+  std::int64_t d, f, shared_f;
+  bool bias;
+};
+// Every way to multiply: tensor cores and plain arithmetic, each weight code, widths that end within a tile. D = 2880
+// and F = 256 x 3 are of released models' kind.
+std::vector<Format> Formats() {
+  return Cases<Format>({{WeightFormat::kBF16, 160, 72, 40, false},
+                        {WeightFormat::kBF16, 33, 17, 9, true},
+                        {WeightFormat::kBF16, 512, 768, 0, false},
+                        {WeightFormat::kBF16, 2880, 64, 64, true},
+                        {WeightFormat::kF16, 72, 40, 24, false},
+                        {WeightFormat::kF32, 72, 41, 24, true},
+                        {WeightFormat::kFp8Block128, 160, 136, 40, false},
+                        {WeightFormat::kFp8Block128, 384, 256, 128, true},
+                        {WeightFormat::kMxfp4, 96, 64, 32, true},
+                        {WeightFormat::kMxfp4, 256, 384, 0, false}},
+                       {{WeightFormat::kBF16, 160, 72, 40, false},
+                        {WeightFormat::kBF16, 256, 128, 0, false},
+                        {WeightFormat::kBF16, 33, 17, 9, true},
+                        {WeightFormat::kF16, 72, 40, 24, false},
+                        {WeightFormat::kF32, 72, 41, 24, true},
+                        {WeightFormat::kFp8Block128, 160, 136, 40, false},
+                        {WeightFormat::kMxfp4, 96, 64, 32, true}});
+}
+
+TEST_F(EngineGpuTest, EveryFormatAndRowTypeIsTheReference) {
+  for (const Format& format : Formats()) {
+    LayerSpec spec = SimpleSpec(format.d, /*num_experts=*/6, /*experts_per_token=*/3, format.f);
+    spec.expert_format = spec.shared_format = format.format;
+    spec.expert_bias = format.bias;
+    spec.shared_intermediate_size = format.shared_f;
+    spec.shared_gated = format.shared_f > 0;
+    Load(spec);
+    for (const bool on_input : Cases<bool>({false, true}, {false})) {
+      spec.routing.weight_on_input = on_input;
+      if (on_input) Load(spec);
+      SCOPED_TRACE(std::string(WeightFormatName(format.format)) + " D " + std::to_string(format.d) + " F " +
+                   std::to_string(format.f) + (on_input ? " weight on input" : "") + " path " +
+                   std::string(layer_->path()));
+      for (const DType dtype : kRowTypes) {
+        // A segment that goes through the staging buffer, one that is copied from where it lies, one with its routing.
+        const std::int64_t large = (32 << 10) / (format.d * 4) + 1;
+        std::vector<Part> parts = {MakePart(5, format.d, dtype, 1), MakePart(large, format.d, dtype, 2),
+                                   MakePart(9, format.d, dtype, 3)};
+        PreRoute(parts[2], spec.num_experts, 4, 4);
+        ExpectReference(std::move(parts));
+      }
+    }
+  }
+}
+
+struct Experts {
+  std::int64_t e, k;
+};
+
+TEST_F(EngineGpuTest, EverySizeIsTheReference) {
+  for (const Experts c :
+       Cases<Experts>({{1, 1}, {8, 2}, {60, 4}, {64, 8}, {128, 8}, {160, 6}, {256, 8}, {384, 16}}, {{60, 4}})) {
+    Load(SimpleSpec(/*hidden_size=*/72, c.e, c.k, /*intermediate_size=*/40));
+    for (const std::int64_t n : RowCounts()) {
+      const DType dtype = n % 3 == 0 ? DType::kF32 : DType::kBF16;
+      SCOPED_TRACE("N " + std::to_string(n) + " E " + std::to_string(c.e) + " K " + std::to_string(c.k) + " " +
+                   std::string(DTypeName(dtype)));
+      ExpectReference({MakePart(n, 72, dtype, 11)});
+    }
+  }
+}
+
+// Where all rows meet in one expert and the others have none, where a row has every expert, where no slot is used.
+TEST_F(EngineGpuTest, UnevenRoutingIsTheReference) {
+  constexpr std::int64_t kE = 64, kD = 72;
+  Load(SimpleSpec(kD, kE, 2, 40));
+  for (const DType dtype : kRowTypes) {
+    for (const std::int64_t n : Cases<std::int64_t>({1, 33, 1000, 4097}, {33})) {
+      for (const std::int32_t expert : {0, 63, -1}) {
+        SCOPED_TRACE("N " + std::to_string(n) + " all to " + std::to_string(expert));
+        Part part = MakePart(n, kD, dtype, 21);
+        part.k = 1;
+        part.ids.assign(n, expert);
+        part.weights.assign(n, 0.75f);
+        ExpectReference({std::move(part)});
+      }
+    }
+    Part all = MakePart(3, kD, dtype, 22);
+    PreRoute(all, kE, kE, 23, /*holes=*/false);
+    ExpectReference({std::move(all)});
+  }
+}
+
+// One engine for each device, all at work at once.
+TEST(DevicesGpuTest, EveryDeviceGivesTheSameBits) {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || count < 2) GTEST_SKIP() << "fewer than two CUDA devices";
+  const auto source = MakeRandomLayer(SimpleSpec(256, 16, 4, 128));
+  std::vector<std::unique_ptr<Engine>> engines;
+  std::vector<LayerPtr> layers;
+  std::vector<Part> parts;
+  for (int device = 0; device < count; ++device) {
+    engines.push_back(MakeEngineOf(device));
+    ASSERT_NE(engines.back(), nullptr);
+    auto layer = engines.back()->LoadLayer(*source);
+    ASSERT_TRUE(layer.ok()) << layer.status();
+    layers.push_back(*std::move(layer));
+    parts.push_back(MakePart(200, 256, DType::kBF16, 31));
+  }
+  std::vector<std::thread> threads;
+  for (int device = 0; device < count; ++device) {
+    threads.emplace_back([&, device] {
+      for (int i = 0; i < 20; ++i) RunPart(*engines[device], *layers[device], parts[device]);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int device = 0; device < count; ++device) {
+    SCOPED_TRACE(engines[device]->info().description);
+    ExpectMatchesReference(*source, parts[device]);
+    if (engines[device]->info().numerics_id == engines[0]->info().numerics_id) {
+      EXPECT_TRUE(parts[device].output == parts[0].output);
+    }
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition(RunParts(*engines[1], *layers[0], parts))) << "a layer of another device";
+}
+
+}  // namespace
+}  // namespace expertd::testing
