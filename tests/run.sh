@@ -68,6 +68,9 @@ fi
 step "clang: thread-safety analysis, fuzz corpus"
 build_preset clang
 
+step "deployment kit: chart, rules, dashboard, units"
+tests/deploy/run.sh -q || failed+=("deployment kit")
+
 step "quickstart"
 deploy/quickstart.sh --seconds 3 || failed+=("quickstart")
 

@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/deploy/debian_root.sh
 install_missing prometheus=prometheus promtool=prometheus systemd-analyze=systemd
+python3 -c 'import ensurepip' 2>/dev/null || apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
 environment=build/deploy-test/venv
 requirements=tests/deploy/requirements.txt
 if ! cmp -s "$requirements" "$environment/installed.txt"; then
