@@ -116,6 +116,6 @@ def prometheus(server, tmp_path_factory):
     for mode in ("unary", "stream") * 2:
         done, text = server.call("--mode", mode, "--duration-s", "1")
         assert done.returncode == 0, text
-    time.sleep(1)  # two scrapes and evaluations: what is asked for below is in the past
+    wait_until(lambda: prometheus.query("job:expertd_request_failures:ratio_rate6h") or None, "the rules' evaluation")
     yield prometheus
     stop(prometheus.process)

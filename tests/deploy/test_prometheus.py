@@ -23,7 +23,7 @@ def metrics_of(expression):
 
 def as_query(expression):
     """What Grafana sends for an expression of the dashboard."""
-    return expression.replace("$__rate_interval", "8s").replace("$job", "expertd").replace("$instance", ".*")
+    return expression.replace("$__rate_interval", "2m").replace("$job", "expertd").replace("$instance", ".*")
 
 
 def test_promtool_accepts_configuration_rules_and_unit_tests():
