@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What CI leaves out: stress tests repeated, and a soak of a served layer under a changing load whose memory must stay flat.
+# What CI leaves out: stress tests repeated, a soak of a served layer under a changing load whose memory must stay flat, and the image.
 # Expects the release and tsan builds of tests/run.sh; writes tests/LONG.md, to be committed with the commit it ran on.
 #
 #   tests/long.sh [--soak-seconds N]        default 600
@@ -48,5 +48,12 @@ kill -TERM "$server" && wait "$server"
 trap - EXIT
 echo "- soak, $soak_seconds s, $rounds rounds of new clients (1, 64 and 300 rows, unary and stream, bits checked): ${first} MiB resident after round 2, ${last} MiB at the end" >>"$report"
 ((last <= first + first / 20 + 16)) || { echo "memory grew from $first to $last MiB"; exit 1; }
+if ((EUID == 0)); then
+  echo "image: the Dockerfile's steps in a bare Debian 12, and the server in the result"
+  tests/deploy/image.sh >build/long-image.log 2>&1 || { tail -30 build/long-image.log; exit 1; }
+  echo "- image: $(grep -o 'file system: .*' build/long-image.log), served, verified and drained in it: passed" >>"$report"
+else
+  echo "- image: left out, needs root" >>"$report"
+fi
 cp "$report" tests/LONG.md
 cat tests/LONG.md
