@@ -2,19 +2,15 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/impl/server_builder_option.h>
-#include <netdb.h>
-#include <prometheus/exposer.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <chrono>
-#include <exception>
-#include <thread>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "server/options.h"
 
 namespace expertd {
@@ -32,28 +28,6 @@ constexpr int kReflectionThreads = 4;
 
 // A call that arrives while the server stops is still told why (UNAVAILABLE) instead of being cut off (CANCELLED).
 constexpr std::chrono::milliseconds kLastRefusals{250};
-
-absl::Status CannotListen(absl::string_view address, absl::string_view reason) {
-  return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", reason));
-}
-
-// Connects to HOST:PORT and leaves.
-void Knock(const std::string& address) {
-  const std::size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return;
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found) != 0) return;
-  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd >= 0) {
-    static_cast<void>(connect(fd, found->ai_addr, found->ai_addrlen));
-    close(fd);
-  }
-  freeaddrinfo(found);
-}
 
 void Configure(const GrpcListenerOptions& options, grpc::ServerBuilder& builder) {
   const int message_limit = static_cast<int>(options.max_message_bytes);
@@ -94,7 +68,8 @@ absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Se
     builder.RegisterCallbackGenericService(listener.rest.get());
   }
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  listener.credentials = options.credentials ? options.credentials : grpc::InsecureServerCredentials();
+  builder.AddListeningPort(options.address, listener.credentials, &port);
   listener.server = builder.BuildAndStart();
   if (listener.server == nullptr || port <= 0) {
     return CannotListen(options.address, "in use, or no address of this machine");
@@ -108,39 +83,21 @@ void GrpcListener::Stop() {
   server.reset();
 }
 
-absl::StatusOr<std::unique_ptr<MetricsListener>> MetricsListener::Start(const std::string& address,
-                                                                        const Metrics& metrics) {
-  try {
-    auto exposer = std::make_unique<prometheus::Exposer>(address, 1);
-    for (const auto& collectable : metrics.collectables()) exposer->RegisterCollectable(collectable);
-    const std::vector<int> ports = exposer->GetListeningPorts();
-    std::string bound = WithPort(address, ports.empty() ? 0 : ports.front());
-    return std::unique_ptr<MetricsListener>(new MetricsListener(std::move(exposer), std::move(bound)));
-  } catch (const std::exception&) {  // CivetWeb says no more than that it failed
-    return CannotListen(address, "in use, or no address of this machine");
-  }
-}
-
-MetricsListener::MetricsListener(std::unique_ptr<prometheus::Exposer> exposer, std::string address)
-    : exposer_(std::move(exposer)), address_(std::move(address)) {}
-
-// CivetWeb looks whether it should stop every two seconds, and when somebody connects.
-MetricsListener::~MetricsListener() {
-  std::atomic<bool> stopped = false;
-  std::thread stop([&] {
-    exposer_.reset();
-    stopped = true;
-  });
-  while (!stopped) {
-    Knock(address_);
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  stop.join();
-}
-
 std::string WithPort(absl::string_view address, int port) {
   if (!absl::EndsWith(address, ":0")) return std::string(address);
   return absl::StrCat(address.substr(0, address.size() - 1), port);
+}
+
+std::pair<std::string, std::string> SplitHostPort(absl::string_view address) {
+  const std::size_t colon = address.rfind(':');
+  absl::string_view host = colon == absl::string_view::npos ? "" : address.substr(0, colon);
+  const absl::string_view port = colon == absl::string_view::npos ? address : address.substr(colon + 1);
+  if (absl::ConsumePrefix(&host, "[")) absl::ConsumeSuffix(&host, "]");
+  return {std::string(host), std::string(port)};
+}
+
+absl::Status CannotListen(absl::string_view address, absl::string_view reason) {
+  return absl::UnavailableError(absl::StrCat("cannot listen on ", address, ": ", reason));
 }
 
 }  // namespace expertd

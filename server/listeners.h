@@ -7,15 +7,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/metrics.h"
-
-namespace prometheus {
-class Exposer;
-}
 
 namespace expertd {
 
@@ -23,11 +18,13 @@ struct GrpcListenerOptions {
   std::string address;
   std::int64_t max_message_bytes = 4 << 20;  // in either direction
   std::int64_t max_streams_per_connection = 256;
+  std::shared_ptr<grpc::ServerCredentials> credentials;  // null: plaintext
 };
 
 struct GrpcListener {
   // Answers UNIMPLEMENTED where there is no service: gRPC starts no server without one.
   std::unique_ptr<grpc::CallbackGenericService> rest;
+  std::shared_ptr<grpc::ServerCredentials> credentials;  // outlive the server
   std::unique_ptr<grpc::Server> server;
   std::string address;  // as bound
 
@@ -35,27 +32,15 @@ struct GrpcListener {
   void Stop();
 };
 
-// Starts a plaintext server for `service`, or for nothing but health when null. Reflection is served on local addresses
+// Starts a server for `service`, or for nothing but health when null. Reflection is served on local addresses
 // only. Unavailable when the address cannot be bound, also when another process has it.
 absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Service* service);
 
-// Serves /metrics until it is destroyed.
-class MetricsListener {
- public:
-  // Unavailable when the address cannot be bound.
-  static absl::StatusOr<std::unique_ptr<MetricsListener>> Start(const std::string& address, const Metrics& metrics);
-  ~MetricsListener();
-
-  const std::string& address() const { return address_; }  // as bound
-
- private:
-  MetricsListener(std::unique_ptr<prometheus::Exposer> exposer, std::string address);
-
-  std::unique_ptr<prometheus::Exposer> exposer_;
-  const std::string address_;
-};
-
 // `address` with `port` in place of port 0.
 std::string WithPort(absl::string_view address, int port);
+// "[::1]:80" -> {"::1", "80"}; without a colon: no host.
+std::pair<std::string, std::string> SplitHostPort(absl::string_view address);
+// Unavailable, as every listener says it.
+absl::Status CannotListen(absl::string_view address, absl::string_view reason);
 
 }  // namespace expertd

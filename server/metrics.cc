@@ -128,6 +128,10 @@ Metrics::Metrics()
       &MakeFamily(*registry_, BuildHistogram(), "expertd_batch_requests", "Requests that shared a batch.");
   weight_bytes_ =
       &MakeFamily(*registry_, BuildGauge(), "expertd_weight_bytes", "Bytes of weights resident on the device.");
+  credential_reloads_ = &MakeFamily(*registry_, BuildCounter(), "expertd_credential_reloads_total",
+                                    "Changes of certificate or tokens files, by whether they could be used.");
+  certificate_expiry_ = &MakeFamily(*registry_, BuildGauge(), "expertd_tls_certificate_expiry_timestamp_seconds",
+                                    "When the service's certificate expires, as Unix time.");
 }
 
 void Metrics::SetBuildInfo(const std::string& version, const EngineInfo& engine) {
@@ -181,5 +185,11 @@ void Metrics::BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requ
 void Metrics::WriteDone(double seconds) { stage_seconds_[kWrite]->Observe(seconds); }
 
 void Metrics::WriteTimedOut() { write_timeouts_->Increment(); }
+
+void Metrics::CredentialsReloaded(const std::string& what, bool ok) {
+  credential_reloads_->Add({{"what", what}, {"result", ok ? "ok" : "failed"}}).Increment();
+}
+
+void Metrics::SetCertificateExpiry(double unix_seconds) { certificate_expiry_->Add({}).Set(unix_seconds); }
 
 }  // namespace expertd

@@ -61,6 +61,9 @@ class Metrics {
   // From handing an answer to the transport until it took all of it.
   void WriteDone(double seconds);
   void WriteTimedOut();
+  // `what`: certificate, metrics_certificate or tokens.
+  void CredentialsReloaded(const std::string& what, bool ok);
+  void SetCertificateExpiry(double unix_seconds);
 
   // For an exposer; it only borrows them.
   std::vector<std::weak_ptr<prometheus::Collectable>> collectables() const;
@@ -86,6 +89,8 @@ class Metrics {
   prometheus::Family<prometheus::Histogram>* batch_rows_;
   prometheus::Family<prometheus::Histogram>* batch_requests_;
   prometheus::Family<prometheus::Gauge>* weight_bytes_;
+  prometheus::Family<prometheus::Counter>* credential_reloads_;
+  prometheus::Family<prometheus::Gauge>* certificate_expiry_;
 
   Mutex mutex_;
   absl::flat_hash_map<const Layer*, LayerSeries> layers_ ABSL_GUARDED_BY(mutex_);

@@ -65,6 +65,23 @@ const OptionRow kOptions[] = {
      "HOST:PORT of a plaintext listener with nothing but gRPC health; empty: none"},
     {"insecure", "Listeners", &ServerOptions::insecure, "Allow plaintext on addresses that other machines can reach"},
 
+    {"tls-cert", "Security", &ServerOptions::tls_cert, "PEM file: the service's certificate and its chain; reloaded"},
+    {"tls-key", "Security", &ServerOptions::tls_key, "PEM file: its key; reloaded"},
+    {"tls-client-ca", "Security", &ServerOptions::tls_client_ca,
+     "PEM file: clients need a certificate that one of these signed, and are the tenant it names; reloaded"},
+    {"tokens-file", "Security", &ServerOptions::tokens_file,
+     "File of bearer tokens, their roles and tenants; every call needs one; reloaded"},
+    {"admin-identity", "Security", &ServerOptions::admin_identities,
+     "Name in a client certificate that may administer (with --tls-client-ca, without tokens); may be repeated"},
+    {"metrics-tls-cert", "Security", &ServerOptions::metrics_tls_cert,
+     "PEM file: certificate and chain of the Prometheus endpoint; reloaded"},
+    {"metrics-tls-key", "Security", &ServerOptions::metrics_tls_key, "PEM file: its key; reloaded"},
+    {"metrics-tls-client-ca", "Security", &ServerOptions::metrics_tls_client_ca,
+     "PEM file: scrapers need a certificate that one of these signed; reloaded"},
+
+    {"model-root", "Admin", &ServerOptions::model_root,
+     "Folder below which admin calls may load checkpoints; empty: no admin calls"},
+
     {"max-rows-per-request", "Requests", &ServerOptions::max_rows_per_request, "Rows of one request, at most", 1,
      1 << 20},
     {"max-queued-rows", "Requests", &ServerOptions::max_queued_rows, "Rows accepted and not yet answered, at most", 1,
@@ -221,12 +238,43 @@ absl::Status ServerOptions::Validate() const {
     return absl::InvalidArgumentError(absl::StrCat("--tenant-weights: ", weights.status().message()));
   }
   if (listen.empty()) return absl::InvalidArgumentError("--listen: wants HOST:PORT or unix:PATH");
-  const std::pair<const char*, const std::string*> plaintext[] = {{"--listen", &listen},
-                                                                  {"--metrics-address", &metrics_address}};
-  for (const auto& [flag, address] : plaintext) {
-    if (address->empty() || insecure || IsLocalAddress(*address)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, " ", *address, ": other machines can reach it in plaintext; --insecure allows that"));
+  return ValidateSecurity();
+}
+
+absl::Status ServerOptions::ValidateSecurity() const {
+  const struct {
+    const char* flag;
+    const std::string& address;
+    bool encrypted;
+    const char* how;
+  } doors[] = {{"--listen", listen, !tls_cert.empty(), "--tls-cert and --tls-key encrypt"},
+               {"--metrics-address", metrics_address, !metrics_tls_cert.empty(),
+                "--metrics-tls-cert and --metrics-tls-key encrypt"}};
+  for (const auto& door : doors) {
+    if (door.address.empty() || door.encrypted || insecure || IsLocalAddress(door.address)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(door.flag, " ", door.address,
+                                                   ": other machines can reach it in plaintext; ", door.how,
+                                                   ", --insecure allows that"));
+  }
+  const struct {
+    bool wrong;
+    const char* message;
+  } rules[] = {
+      {tls_cert.empty() != tls_key.empty(), "--tls-cert and --tls-key: one needs the other"},
+      {!tls_client_ca.empty() && tls_cert.empty(), "--tls-client-ca: needs --tls-cert and --tls-key"},
+      {!admin_identities.empty() && tls_client_ca.empty(), "--admin-identity: needs --tls-client-ca"},
+      {!admin_identities.empty() && !tokens_file.empty(),
+       "--admin-identity: with --tokens-file it is the tokens that say who may administer"},
+      {metrics_tls_cert.empty() != metrics_tls_key.empty(),
+       "--metrics-tls-cert and --metrics-tls-key: one needs the other"},
+      {!metrics_tls_client_ca.empty() && metrics_tls_cert.empty(),
+       "--metrics-tls-client-ca: needs --metrics-tls-cert and --metrics-tls-key"},
+      {!model_root.empty() && tokens_file.empty() && admin_identities.empty() &&
+           (!tls_client_ca.empty() || !IsLocalAddress(listen)),
+       "--model-root: nobody could have the admin role; --tokens-file or --admin-identity gives it"},
+  };
+  for (const auto& rule : rules) {
+    if (rule.wrong) return absl::InvalidArgumentError(rule.message);
   }
   return absl::OkStatus();
 }

@@ -34,6 +34,17 @@ struct ServerOptions {
   std::string health_address;                      // empty: none
   bool insecure = false;                           // plaintext beyond this machine
 
+  // Security
+  std::string tls_cert, tls_key;                  // PEM files, both or neither: TLS on `listen`
+  std::string tls_client_ca;                      // PEM file: clients need a certificate that it signs
+  std::string tokens_file;                        // bearer tokens (access/token_table.h); every call needs one
+  std::vector<std::string> admin_identities;      // of client certificates, where there are no tokens
+  std::string metrics_tls_cert, metrics_tls_key;  // likewise: TLS on `metrics_address`
+  std::string metrics_tls_client_ca;              // PEM file: scrapers need a certificate that it signs
+
+  // Admin
+  std::string model_root;  // admin calls load checkpoints below it; empty: there are no admin calls
+
   // Requests
   std::int64_t max_rows_per_request = 8192;
   std::int64_t max_queued_rows = 65536;
@@ -57,12 +68,16 @@ struct ServerOptions {
     return hang_timeout_ms > 0 ? hang_timeout_ms : device == "cpu" ? 300'000 : 3'000;
   }
 
-  // What no single flag's limits can say: InvalidArgument naming flag and value. Plaintext addresses beyond loopback
-  // and unix sockets need `insecure`, metrics included; the health listener says nothing worth hiding.
+  // What no single flag's limits can say: InvalidArgument naming flag and value. Addresses beyond loopback and unix
+  // sockets need TLS or `insecure`, metrics included; the health listener says nothing worth hiding.
   absl::Status Validate() const;
 
   // (flag without dashes, value) in the order of the table.
+  // Nothing in it is secret: secrets are in files only.
   std::vector<std::pair<std::string, std::string>> Effective() const;
+
+ private:
+  absl::Status ValidateSecurity() const;
 };
 
 // Adds the flags, --config and what else the table says to `app`. `options` and `app` must live until

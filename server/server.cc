@@ -8,12 +8,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/access/access.h"
+#include "server/access/security.h"
 #include "server/call_registry.h"
 #include "server/health.h"
 #include "server/layer_table.h"
 #include "server/listeners.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/metrics_listener.h"
 #include "server/request_path.h"
 #include "server/scheduler/admission.h"
 #include "server/scheduler/scheduler.h"
@@ -97,9 +99,11 @@ class BatchObserver : public SchedulerObserver {
 
 // In the order of construction: each part refers to parts above it only.
 struct Server::State {
-  State(const ServerOptions& server_options, std::unique_ptr<Engine> the_engine, std::vector<PlannedLayer> the_plan,
-        Hooks hooks, std::int64_t max_message_bytes)
+  State(const ServerOptions& server_options, Security the_security, std::unique_ptr<Engine> the_engine,
+        std::vector<PlannedLayer> the_plan, Hooks hooks, std::int64_t max_message_bytes)
       : options(server_options),
+        security(std::move(the_security)),
+        access(security.access(options)),
         engine(std::move(the_engine)),
         plan(std::move(the_plan)),
         admission(std::make_shared<Admission>(BudgetOf(options))),
@@ -109,13 +113,15 @@ struct Server::State {
         service(access, path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)) {}
 
   absl::Status Bind(std::int64_t max_message_bytes);
-  // The watch's thread: callers that do not read, a device that does not answer.
+  // The watch's thread: callers that do not read, a device that does not answer, credentials that were renewed.
   void Watch();
   void CancelStuckWrites();
   void LookForHang();
   bool StopsBefore(Clock::time_point deadline);
 
   const ServerOptions options;
+  const Security security;
+  const Access access;
   std::unique_ptr<Engine> engine;
   const std::vector<PlannedLayer> plan;
   LayerTable layers;
@@ -127,7 +133,6 @@ struct Server::State {
   Scheduler scheduler;
   RequestPath path;
   CallRegistry calls;
-  const Access access{{}};  // everybody may infer
   ExpertdService service;
   GrpcListener service_listener;
   GrpcListener health_listener;
@@ -160,9 +165,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (absl::Status status = options.Validate(); !status.ok()) return status;
   absl::StatusOr<std::int64_t> max_message_bytes = MaxMessageBytes(options, engine->info().max_k, plan);
   if (!max_message_bytes.ok()) return max_message_bytes.status();
+  absl::StatusOr<Security> security = OpenSecurity(options);
+  if (!security.ok()) return security.status();
   Health::Enable();
-  auto state =
-      std::make_unique<State>(options, std::move(engine), std::move(plan), std::move(hooks), *max_message_bytes);
+  auto state = std::make_unique<State>(options, *std::move(security), std::move(engine), std::move(plan),
+                                       std::move(hooks), *max_message_bytes);
   for (const PlannedLayer& layer : state->plan) {
     if (absl::Status status = state->layers.Announce(layer.spec); !status.ok()) return status;
   }
@@ -173,10 +180,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
 absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
+  security.Describe(metrics);
   metrics.SetLiveState([this] { return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size()}; });
   const GrpcListenerOptions service_options = {.address = options.listen,
                                                .max_message_bytes = kGrpcLimitFactor * max_message_bytes,
-                                               .max_streams_per_connection = options.max_streams_per_connection};
+                                               .max_streams_per_connection = options.max_streams_per_connection,
+                                               .credentials = security.ServerCredentials()};
   absl::StatusOr<GrpcListener> bound = Listen(service_options, &service);
   if (!bound.ok()) return bound.status();
   service_listener = *std::move(bound);
@@ -190,7 +199,8 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
     addresses.health = health_listener.address;
   }
   if (!options.metrics_address.empty()) {
-    absl::StatusOr<std::unique_ptr<MetricsListener>> scrapes = MetricsListener::Start(options.metrics_address, metrics);
+    absl::StatusOr<std::unique_ptr<MetricsListener>> scrapes =
+        MetricsListener::Start(options.metrics_address, security.metrics_certificates, metrics);
     if (!scrapes.ok()) return scrapes.status();
     metrics_listener = *std::move(scrapes);
     addresses.metrics = metrics_listener->address();
@@ -205,6 +215,7 @@ void Server::State::Watch() {
   while (!StopsBefore(Clock::now() + every)) {
     CancelStuckWrites();
     LookForHang();
+    security.Refresh(metrics);
   }
 }
 
