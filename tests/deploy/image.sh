@@ -17,6 +17,8 @@ build_rootfs() {
   step "packages: deploy/install-packages.sh in a bare Debian 12"
   make_debian_root "$builder"
   git clone -q --no-hardlinks . "$builder/src"
+  # What the build's context leaves out must not be needed.
+  sed -n 's|^/||p' deploy/docker/Dockerfile.dockerignore | while read -r ignored; do rm -rf "${builder:?}/src/$ignored"; done
   in_root "$builder" /src/deploy/install-packages.sh
   step "build-cpu: deploy/docker/build.sh OFF"
   in_root "$builder" /src/deploy/docker/build.sh OFF
