@@ -1,5 +1,6 @@
 """A served layer and a Prometheus that scrapes it, both real, both on loopback."""
 import json
+import os
 import pathlib
 import re
 import socket
@@ -14,7 +15,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-BIN = ROOT / "build/release/bin"
+BIN = pathlib.Path(os.environ.get("EXPERTD_BIN", ROOT / "build/release/bin")).resolve()
 GOLDEN = ROOT / "tests/data/golden"
 PATIENCE_S = 60
 

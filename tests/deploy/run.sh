@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The deployment kit without a cluster and without Docker: the chart rendered by Helm's own engine and held against Kubernetes'
 # schemas, rules by promtool, every query of the dashboard against a server that a real Prometheus scrapes, units, images'
-# settings and documents. Needs build/release/bin, python3 with venv, PyPI and Debian's packages on the first run.
+# settings and documents. Needs build/release/bin (or EXPERTD_BIN), python3 with venv, PyPI and Debian's packages on the first run.
 #
 #   tests/deploy/run.sh [PYTEST_ARGS...]
 set -euo pipefail

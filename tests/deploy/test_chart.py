@@ -1,12 +1,13 @@
 """The Helm chart, rendered by Helm's own engine (helm-python-sdk) and held against Kubernetes' schemas. No cluster: what only a
 cluster can tell (admission, scheduling, the operators' resources) is not tested here."""
 import copy
+import re
 
 import helm_python as helm
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import DEPLOY
+from conftest import BIN, DEPLOY, run
 
 CHART = DEPLOY / "helm/expertd"
 KUBERNETES = "1.34"
@@ -16,7 +17,8 @@ EVERYTHING = {
     "pools": {"gpu": {"enabled": True, "autoscaling": {"type": "keda"}, "runtimeClassName": "nvidia"},
               "cpu": {"autoscaling": {"type": "hpa", "queueDelaySeconds": 0.0005},
                       "config": {"max-queued-rows": 16777216, "refuse-non-finite": True}}},
-    "podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True},
+    "tls": {"secretName": "moe-tls", "clientCA": True}, "tokens": {"secretName": "moe-tokens"}, "insecure": False,
+    "podMonitor": {"enabled": True, "tlsConfig": {"serverName": "moe"}}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True},
 }
 
 
@@ -74,6 +76,8 @@ def test_the_schemas_would_notice_a_wrong_field():
     ("model", {"existingClaim": "a", "volume": {"emptyDir": {}}}),
     ("model", {"existingClaim": "", "volume": {}}),
     ("podMonitor__interval", "soon"),
+    ("insecure", False),
+    ("pools__cpu__config", {"tls-cert": "/somewhere"}),
     ("unknown", 1),
 ])
 def test_the_schema_refuses(path, value):
@@ -106,6 +110,26 @@ def test_flags_become_variables_as_they_were_written():
     assert env["EXPERTD_REFUSE_NON_FINITE"] == "true"
     assert env["EXPERTD_DEVICE"] == "cpu" and env["EXPERTD_CHECKPOINT"] == "/model"
     assert {e["name"]: e["value"] for e in container_of(EVERYTHING, "gpu")["env"]}["EXPERTD_DEVICE"] == "cuda:0"
+
+
+def test_every_variable_is_a_flag_of_the_server():
+    done, text = run(BIN / "expertd", "serve", "--help")
+    flags = {"EXPERTD_" + flag.upper().replace("-", "_") for flag in re.findall(r"--([a-z-]+)", text)}
+    assert {e["name"] for pool in ("cpu", "gpu") for e in container_of(EVERYTHING, pool)["env"]} <= flags
+
+
+def test_secrets_are_mounted_where_the_variables_look():
+    pod = statefulset(EVERYTHING)["template"]["spec"]
+    env = {e["name"]: e["value"] for e in pod["containers"][0]["env"]}
+    mounts = {m["mountPath"]: m["name"] for m in pod["containers"][0]["volumeMounts"]}
+    secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+    for variable, secret in (("TLS_CERT", "moe-tls"), ("METRICS_TLS_KEY", "moe-tls"), ("TLS_CLIENT_CA", "moe-tls"), ("TOKENS_FILE", "moe-tokens")):
+        folder = env[f"EXPERTD_{variable}"].rsplit("/", 1)[0]
+        assert secrets[mounts[folder]] == secret
+    assert "EXPERTD_INSECURE" not in env and {e["name"]: e["value"] for e in container_of({})["env"]}["EXPERTD_INSECURE"] == "true"
+    monitor = render(EVERYTHING)[("PodMonitor", "moe-expertd")]["spec"]["podMetricsEndpoints"][0]
+    assert monitor["scheme"] == "https" and monitor["tlsConfig"] == {"serverName": "moe"}
+    assert "scheme" not in render({"podMonitor": {"enabled": True}})[("PodMonitor", "moe-expertd")]["spec"]["podMetricsEndpoints"][0]
 
 
 def test_probes_ask_the_health_port_for_the_right_things():
@@ -157,6 +181,7 @@ def test_autoscalers_own_the_number_of_replicas():
     assert hpa["metrics"][0]["pods"]["target"]["averageValue"] == "500u"
     keda = objects[("ScaledObject", "moe-expertd-gpu")]["spec"]
     assert 'pod=~"moe-expertd-gpu-[0-9]+"' in keda["triggers"][0]["metadata"]["query"]
+    assert "vector(0)" in keda["triggers"][0]["metadata"]["query"]  # without traffic there is no quantile
     for pool, scaler in (("cpu", hpa), ("gpu", keda)):
         assert "replicas" not in objects[("StatefulSet", f"moe-expertd-{pool}")]["spec"]
         assert scaler["scaleTargetRef"]["name"] == f"moe-expertd-{pool}"

@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 from conftest import DEPLOY, ROOT, run
+from test_chart import render
 
 RULE_FILES = ["recording.yml", "alerts.yml"]
 RULES = [rule for name in RULE_FILES
@@ -84,6 +85,15 @@ def test_every_rule_evaluates_and_every_recorded_series_exists(prometheus):
     for rule in RULES:
         if "record" in rule:
             assert prometheus.query(rule["record"]), rule
+
+
+def test_the_autoscalers_query_has_an_answer(prometheus):
+    scaled = render({"pools": {"cpu": {"autoscaling": {"type": "keda"}}}})[("ScaledObject", "moe-expertd-cpu")]
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    here = re.sub(r',namespace="[^"]*",pod=~"[^"]*"', "", query)  # labels that only Kubernetes gives
+    assert here != query
+    answer = prometheus.query(here)
+    assert len(answer) == 1 and 0 <= float(answer[0]["value"][1]) < 60
 
 
 def test_rules_name_only_metrics_that_the_server_has(prometheus):
