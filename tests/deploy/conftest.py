@@ -38,11 +38,11 @@ def wait_until(ready, what):
 class Server:
     """`expertd serve` on ports of the system's choice."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *flags):
         self.out = folder / "server.out"
         self.process = subprocess.Popen(
             [BIN / "expertd", "serve", "--checkpoint", GOLDEN / "olmoe", "--listen", "127.0.0.1:0",
-             "--metrics-address", "127.0.0.1:0", "--log-level", "error"],
+             "--metrics-address", "127.0.0.1:0", "--log-level", "error", *flags],
             stdout=self.out.open("w"), stderr=subprocess.STDOUT)
         wait_until(lambda: self.said("ready"), "the server's ready")
         self.address = self.said("listening on ")
@@ -106,6 +106,26 @@ def stop(process):
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
+    assert stop(server.process) == 0
+
+
+@pytest.fixture(scope="session")
+def secured_metrics(tmp_path_factory):
+    """What a server with a certificate and tokens tells, after a tokens file that it could not use."""
+    folder = tmp_path_factory.mktemp("secured")
+    certificate, key, tokens = folder / "tls.crt", folder / "tls.key", folder / "tokens"
+    done, text = run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "10", "-subj", "/CN=localhost",
+                     "-keyout", key, "-out", certificate)
+    assert done.returncode == 0, text
+    tokens.write_text("plain:a-token-for-tests infer somebody\n")
+    server = Server(folder, "--tls-cert", str(certificate), "--tls-key", str(key), "--tokens-file", str(tokens))
+    tokens.write_text("no token\n")
+
+    def metrics():
+        text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10).read().decode()
+        return text if 'result="failed"' in text else None
+
+    yield wait_until(metrics, "the failed reload in the metrics")
     assert stop(server.process) == 0
 
 

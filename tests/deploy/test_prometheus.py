@@ -2,6 +2,7 @@
 import json
 import math
 import re
+import time
 
 import pytest
 import yaml
@@ -96,17 +97,25 @@ def test_the_autoscalers_query_has_an_answer(prometheus):
     assert len(answer) == 1 and 0 <= float(answer[0]["value"][1]) < 60
 
 
-def test_rules_name_only_metrics_that_the_server_has(prometheus):
+def test_rules_name_only_metrics_that_the_server_has(prometheus, secured_metrics):
+    """Series of certificates and tokens exist only where there are some."""
     known = set(prometheus.api("label/__name__/values"))
+    known |= set(re.findall(r"^(expertd_\w+)\{?", secured_metrics, re.M))
     for rule in RULES:
         assert metrics_of(rule["expr"]) <= known, rule
     wanted = {"expertd_requests_total"}
     assert metrics_of('sum by (job, expertd_x) (rate(expertd_requests_total{job="expertd_y"}[5m])) > a:expertd_b:c') == wanted
 
 
-def test_the_servers_readme_lists_every_metric(prometheus):
+def test_a_certificates_expiry_and_a_failed_reload_are_told_as_the_alerts_expect(secured_metrics):
+    (expiry,) = re.findall(r"^expertd_tls_certificate_expiry_timestamp_seconds (\S+)$", secured_metrics, re.M)
+    assert 9 * 86400 < float(expiry) - time.time() <= 10 * 86400
+    assert re.search(r'^expertd_credential_reloads_total\{(?=.*what="tokens")(?=.*result="failed").*\} [1-9]', secured_metrics, re.M)
+
+
+def test_the_servers_readme_lists_every_metric(prometheus, secured_metrics):
     """A histogram's parts count as one."""
-    live = {re.sub(r"_(bucket|sum|count)$", "", name) for name in prometheus.api("label/__name__/values")
-            if OWN_METRIC.fullmatch(name)}
+    names = [*prometheus.api("label/__name__/values"), *re.findall(r"^(expertd_\w+)", secured_metrics, re.M)]
+    live = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if OWN_METRIC.fullmatch(name)}
     table = (ROOT / "server/README.md").read_text().split("## Metrics")[1].split("\n## ")[0]
     assert set(OWN_METRIC.findall("\n".join(re.findall(r"`[^`]*`", table)))) >= live
