@@ -37,6 +37,9 @@ make_debian_root() {
   printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s-security bookworm-security main\n' \
     "$mirror" "$mirror" "$mirror" >"$root/etc/apt/sources.list"
   cp /etc/resolv.conf /etc/hosts "$root/etc/"
+  # Authorities of the network that this machine is in; the package ca-certificates takes them up when it is installed.
+  mkdir -p "$root/usr/local/share/ca-certificates"
+  cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
 }
 
 mount_system() {
@@ -62,7 +65,8 @@ in_root() {
   unshare --mount --pid --fork --kill-child -- bash -ec "$(declare -f mount_system)"'
     root="$1"; shift
     mount_system "$root"
-    exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 chroot "$root" "$@"' in_root "$root" "$@"
+    exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+      chroot "$root" "$@"' in_root "$root" "$@"
 }
 
 remove_root() {

@@ -7,7 +7,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/deploy/debian_root.sh
-install_missing prometheus=prometheus promtool=prometheus systemd-analyze=systemd
+install_missing systemd-analyze=systemd
+mkdir -p build/deploy-test
+if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
+  # Unpacked and not installed: the package would start a server for the whole machine.
+  [[ -x build/deploy-test/prometheus/usr/bin/promtool ]] || (
+    cd build/deploy-test && rm -rf prometheus prometheus_*.deb && { apt-get update -qq || true; } && apt-get download -qq prometheus
+    dpkg-deb -x prometheus_*.deb prometheus
+  )
+  PATH="$PATH:$PWD/build/deploy-test/prometheus/usr/bin"
+fi
 python3 -c 'import ensurepip' 2>/dev/null || apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
 environment=build/deploy-test/venv
 requirements=tests/deploy/requirements.txt
