@@ -21,7 +21,7 @@ echo 'expertd:x:65532:' >"$root/etc/group"
 echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
 
 # ldd follows the libraries of libraries; the loader itself has no arrow. Debian's /lib is usr/lib; dpkg knows files by either name.
-! ldd build/image/bin/expertd | grep 'not found'
+if ldd build/image/bin/expertd | grep 'not found'; then exit 1; fi
 mapfile -t libraries < <(ldd build/image/bin/expertd | sed -nE 's/.*(=> |^\s*)(\/[^ ]+) \(.*/\2/p' | sort -u)
 for library in "${libraries[@]}"; do
   install -D -m 755 "$(realpath "$library")" "$root${library/#\/lib/\/usr\/lib}"
