@@ -74,3 +74,12 @@ def test_the_calculator_reads_a_checkpoint_and_refuses_nonsense():
     for wrong in ([], ["--hidden", "8", "--intermediate", "8", "--experts", "4", "--k", "8", "--layers", "1"]):
         done, text = run(DEPLOY / "capacity.py", *wrong, *wanted)
         assert done.returncode == 1 and text.startswith("deploy/capacity.py: --"), text
+
+
+def test_log_lines_that_the_runbook_quotes_exist():
+    code = "\n".join(path.read_text() for path in (ROOT / "server").rglob("*.cc"))
+    quoted = re.findall(r'"([^"]+)"', re.sub(r"`[^`]*`", "", (DEPLOY / "prometheus/RUNBOOK.md").read_text()))
+    log_lines = [" ".join(text.split()) for text in quoted if text[0].islower()]
+    assert len(log_lines) >= 2
+    for line in log_lines:
+        assert f'"{line}"' in code, line
