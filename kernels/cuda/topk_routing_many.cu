@@ -364,7 +364,7 @@ int LaunchTopkRoutingMany(const TopkRoutingLaunch& launch, void* stream) {
     case 64:
       return Launch<4, 16>(launch, stream);
     case 128:
-      return Launch<4, 32>(launch, stream);
+      return launch.many.lanes == 8 ? Launch<8, 16>(launch, stream) : Launch<4, 32>(launch, stream);
     case 256:
       return Launch<8, 32>(launch, stream);
     default:

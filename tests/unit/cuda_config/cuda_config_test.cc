@@ -66,7 +66,10 @@ TEST(TopkRoutingConfigTest, ManyRowsShareAWarpUnlessAGroupLiesAcrossChunks) {
   EXPECT_EQ(RoutingLanesOfManyRows(513, 8, 0).lanes, 0);
   EXPECT_EQ(RoutingLanesOfManyRows(128, 9, 0).lanes, 0);
   EXPECT_EQ(RoutingLanesOfManyRows(256, 8, 32).lanes, 8);
-  EXPECT_EQ(RoutingLanesOfManyRows(128, 8, 16).lanes, 4);
+  EXPECT_EQ(RoutingLanesOfManyRows(128, 8, 0).lanes, 8);
+  EXPECT_EQ(RoutingLanesOfManyRows(128, 8, 16).lanes, 8);
+  EXPECT_EQ(RoutingLanesOfManyRows(128, 8, 32).lanes, 4);
+  EXPECT_EQ(RoutingLanesOfManyRows(64, 8, 32).lanes, 0) << "one with more room adds in another order";
   EXPECT_EQ(RoutingLanesOfManyRows(160, 6, 20).lanes, 0);
   EXPECT_EQ(RoutingLanesOfManyRows(256, 8, 64).lanes, 0);
 }
