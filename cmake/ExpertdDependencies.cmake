@@ -33,6 +33,9 @@ if(NOT EXPERTD_CUDA STREQUAL "OFF")
     set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual CACHE STRING "CUDA targets")
     enable_language(CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # nvcc has it; CMake 3.25 does not know
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+      string(APPEND CMAKE_CUDA_FLAGS " --compress-mode=size")  # a quarter of the default's bytes, unpacked once at load
+    endif()
     find_package(CUDAToolkit REQUIRED)
     # The CUDA runtime, linked in; shared where the kernels are, because a process must hold one of it.
     option(EXPERTD_CUDA_SHARED "Kernels as a shared library: one copy for many programs (tests/gpu/bundle.sh)" OFF)
