@@ -11,7 +11,17 @@
 namespace expertd {
 namespace {
 
+struct NamedPath {
+  absl::string_view name;
+  ExpertPath path;
+};
+constexpr NamedPath kPaths[] = {
+    {"auto", ExpertPath::kAuto}, {"sorted", ExpertPath::kSorted}, {"batched", ExpertPath::kBatched}};
+
 absl::StatusOr<std::unique_ptr<Engine>> MakeCpu(const EngineOptions& options) {
+  if (options.path != ExpertPath::kAuto) {
+    return absl::InvalidArgumentError("path: the cpu engine has one of its own, only auto goes with device cpu");
+  }
   CpuEngineOptions cpu;
   cpu.threads = options.threads;
   if (options.max_batch_rows != 0) cpu.max_batch_rows = options.max_batch_rows;
@@ -23,6 +33,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCpu(const EngineOptions& options) {
 absl::StatusOr<std::unique_ptr<Engine>> MakeCuda(int index, const EngineOptions& options) {
   CudaEngineOptions cuda;
   cuda.device = index;
+  cuda.path = options.path;
   if (options.max_batch_rows != 0) cuda.max_batch_rows = options.max_batch_rows;
   if (options.row_buffer_bytes != 0) cuda.row_buffer_bytes = options.row_buffer_bytes;
   return MakeCudaEngine(cuda);
@@ -35,6 +46,14 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCuda(int index, const EngineOptions&
 #endif
 
 }  // namespace
+
+absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name) {
+  if (name.empty()) return ExpertPath::kAuto;
+  for (const NamedPath& path : kPaths) {
+    if (path.name == name) return path.path;
+  }
+  return absl::InvalidArgumentError(absl::StrFormat("path: '%s' is not auto, sorted or batched", name));
+}
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, const EngineOptions& options) {
   if (device == "cpu") return MakeCpu(options);

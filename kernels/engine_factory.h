@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "kernels/engine.h"
+#include "kernels/expert_path.h"
 
 namespace expertd {
 
@@ -15,10 +16,11 @@ struct EngineOptions {
   int threads = 0;                    // worker threads that compute, on the CPU
   std::int64_t max_batch_rows = 0;    // bounds the workspace
   std::int64_t row_buffer_bytes = 0;  // budget of AcquireRows
+  ExpertPath path = ExpertPath::kAuto;
 };
 
-// `device` is "cpu" or "cuda:<index>". InvalidArgument: not a device's name (the caller's mistake); Unavailable: this
-// build or this machine does not have it.
+// `device` is "cpu" or "cuda:<index>". InvalidArgument: not a device's name, or a path that it does not have (the
+// caller's mistake); Unavailable: this build or this machine does not have it.
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, const EngineOptions& options = {});
 
 }  // namespace expertd

@@ -45,6 +45,11 @@ const OptionRow kOptions[] = {
     {"family", "Model", &ServerOptions::family, "Overrides config.json's model_type"},
 
     {"device", "Engine", &ServerOptions::device, "cpu, cuda:N, or null (no arithmetic, for benchmarks of the service)"},
+    {.name = "path",
+     .group = "Engine",
+     .member = &ServerOptions::path,
+     .help = "How experts are computed on a GPU; batched: by cuBLAS, a row's bits then depend on its batch",
+     .choices = "auto|sorted|batched"},
     {"threads", "Engine", &ServerOptions::threads, "Threads that compute; 0: one for each core", 0, 4096},
     {"max-batch-rows", "Engine", &ServerOptions::max_batch_rows, "Rows that are computed together, at most", 1,
      1 << 20},

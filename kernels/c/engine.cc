@@ -149,9 +149,12 @@ expertd_status expertd_engine_create(const char* device, const expertd_engine_op
                                       {"row_buffer_bytes", given.row_buffer_bytes}}) {
       if (value < 0) return absl::InvalidArgumentError(absl::StrCat(name, ": ", value, " is negative"));
     }
-    auto made = expertd::MakeEngine(
-        device,
-        {.threads = given.threads, .max_batch_rows = given.max_batch_rows, .row_buffer_bytes = given.row_buffer_bytes});
+    const auto path = expertd::ParseExpertPath(given.path == nullptr ? "" : given.path);
+    if (!path.ok()) return path.status();
+    auto made = expertd::MakeEngine(device, {.threads = given.threads,
+                                             .max_batch_rows = given.max_batch_rows,
+                                             .row_buffer_bytes = given.row_buffer_bytes,
+                                             .path = *path});
     if (!made.ok()) return made.status();
     *engine = new expertd_engine{std::make_shared<expertd::c::SharedEngine>(*std::move(made))};
     return absl::OkStatus();

@@ -56,6 +56,9 @@ typedef struct expertd_engine_options {
   int32_t threads;          /* of the CPU engine; 0: one for each core of this process */
   int64_t max_batch_rows;   /* rows computed together, larger batches run in chunks; 0: the engine's default */
   int64_t row_buffer_bytes; /* budget of expertd_rows_acquire; 0: the engine's default */
+  const char*
+      path; /* null or "auto": the fastest that keeps a row's bits independent of its batch. CUDA: also
+             * "sorted", and         "batched", which does not keep them (bf16 and f32 weights only, wants cuBLAS) */
 } expertd_engine_options;
 
 /* `device` is "cpu" or "cuda:<index>"; `options` may be null. */
@@ -125,8 +128,9 @@ typedef struct expertd_stage_times {
 } expertd_stage_times;
 
 /* Computes `count` segments as one batch of one layer, on its engine; blocks until every output is written. A row's
- * bits depend on its values, the layer and its segment's options, never on its batch. `times` may be null. On an error
- * the outputs' contents are unspecified; ids and weights are checked before anything is computed. */
+ * bits depend on its values, the layer and its segment's options, never on its batch (but on the path "batched").
+ * `times` may be null. On an error the outputs' contents are unspecified; ids and weights are checked before anything
+ * is computed. */
 expertd_status expertd_run(const expertd_layer* layer, const expertd_segment* segments, size_t count,
                            expertd_stage_times* times);
 

@@ -91,11 +91,12 @@ absl::Status Cublas::Multiply(const Product& product, void* workspace, Stream st
   if (!status.ok()) return status;
   const float one = 1, zero = 0;
   const int type = product.element == Element::kBF16 ? kBfloat16 : kFloat32;
+  const int out_type = product.wide_out ? kFloat32 : type;
   const auto rows = static_cast<int>(product.rows), in = static_cast<int>(product.in);
   const auto out_features = static_cast<int>(product.out_features);
   return Failed(library.multiply(handle_, kTransposed, kAsItIs, out_features, rows, in, &one, product.w, type, in,
                                  product.out_features * product.in, product.x, type, in, product.rows * product.in,
-                                 &zero, product.out, type, out_features, product.rows * product.out_features,
+                                 &zero, product.out, out_type, out_features, product.rows * product.out_features,
                                  static_cast<int>(product.experts), kComputeFloat32, kDefaultAlgorithm),
                 "cublasGemmStridedBatchedEx");
 }

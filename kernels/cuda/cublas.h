@@ -29,6 +29,7 @@ class Cublas {
   struct Product {
     std::int64_t experts = 0, rows = 0, in = 0, out_features = 0;
     Element element = Element::kBF16;
+    bool wide_out = false;  // out is f32 whatever the element
     const void* x = nullptr;
     const void* w = nullptr;
     void* out = nullptr;

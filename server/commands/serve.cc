@@ -47,9 +47,12 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeServerEngine(const ServerOptions& op
   if (options.device == "null") {
     return MakeNullEngine({.max_batch_rows = options.max_batch_rows, .row_buffer_bytes = buffer_bytes});
   }
+  const absl::StatusOr<ExpertPath> path = ParseExpertPath(options.path);
+  if (!path.ok()) return path.status();
   return MakeEngine(options.device, {.threads = static_cast<int>(options.threads),
                                      .max_batch_rows = options.max_batch_rows,
-                                     .row_buffer_bytes = buffer_bytes});
+                                     .row_buffer_bytes = buffer_bytes,
+                                     .path = *path});
 }
 
 void LogConfiguration(const ServerOptions& options) {

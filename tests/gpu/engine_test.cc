@@ -143,6 +143,59 @@ TEST_F(EngineGpuTest, UnevenRoutingIsTheReference) {
   }
 }
 
+// Where cuBLAS is installed; elsewhere a visible skip.
+class BatchedEngineGpuTest : public EngineGpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
+    auto engine = MakeCudaEngine({.workspace_bytes = kWorkspaceBytes, .path = ExpertPath::kBatched});
+    if (absl::IsUnavailable(engine.status())) GTEST_SKIP() << engine.status();
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+  }
+};
+
+TEST_F(BatchedEngineGpuTest, EveryRowTypeIsTheReference) {
+  EXPECT_THAT(engine_->info().numerics_id, ::testing::HasSubstr("not-invariant"));
+  for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kF32}) {
+    for (const bool on_input : {false, true}) {
+      LayerSpec spec = SimpleSpec(/*hidden_size=*/72, /*num_experts=*/6, /*experts_per_token=*/3, /*intermediate=*/40);
+      spec.expert_format = format;
+      spec.expert_bias = true;
+      spec.routing.weight_on_input = on_input;
+      spec.shared_intermediate_size = 24;
+      Load(spec);
+      EXPECT_EQ(layer_->path(), "batched");
+      for (const DType dtype : kRowTypes) {
+        SCOPED_TRACE(std::string(WeightFormatName(format)) + " rows " + std::string(DTypeName(dtype)));
+        std::vector<Part> parts = {MakePart(33, 72, dtype, 1), MakePart(200, 72, dtype, 2), MakePart(1, 72, dtype, 3)};
+        PreRoute(parts[1], spec.num_experts, 4, 4);
+        ExpectReference(std::move(parts));
+      }
+    }
+  }
+}
+
+// All rows at one expert of many: more than the memory holds at once (113 rows), so in passes, and none is dropped.
+TEST_F(BatchedEngineGpuTest, MoreRowsThanFitAreDoneInPasses) {
+  const std::int64_t n = SmallTests() ? 130 : 3000;
+  Load(SimpleSpec(/*hidden_size=*/512, /*num_experts=*/64, /*experts_per_token=*/1, /*intermediate=*/256));
+  Part part = MakePart(n, 512, DType::kBF16, 41);
+  part.k = 1;
+  part.ids.assign(n, 17);
+  part.weights.assign(n, 0.5f);
+  ExpectReference({std::move(part)});
+}
+
+TEST_F(BatchedEngineGpuTest, QuantisedWeightsAreRefused) {
+  LayerSpec spec = SimpleSpec(128, 4, 2, 128);
+  spec.expert_format = WeightFormat::kFp8Block128;
+  const absl::Status status = engine_->LoadLayer(*MakeRandomLayer(spec)).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("path: batched"));
+}
+
 // One engine for each device, all at work at once.
 TEST(DevicesGpuTest, EveryDeviceGivesTheSameBits) {
   int count = 0;

@@ -75,8 +75,15 @@ std::byte* OutputOf(const Piece& piece, std::int64_t d) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t max_rows, std::int64_t workspace_bytes) {
+absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t max_rows, std::int64_t workspace_bytes,
+                                                                 ExpertPath path) {
   std::unique_ptr<BatchRunner> runner(new BatchRunner);
+  if (path == ExpertPath::kBatched) {
+    workspace_bytes /= 2;
+    auto batched = BatchedExperts::Create(workspace_bytes);
+    if (!batched.ok()) return batched.status();
+    runner->batched_ = *std::move(batched);
+  }
   runner->limits_ = {.rows = max_rows, .workspace_bytes = workspace_bytes, .staging_bytes = kStagingBytes};
   auto stream = OwnedStream::Create();
   if (!stream.ok()) return stream.status();
@@ -105,7 +112,7 @@ absl::Status BatchRunner::CheckFits(const CudaLayer& layer) const {
         ForEachChunk(layer, {&row, 1}, DType::kF32, limits_, [](const Chunk&) { return absl::OkStatus(); });
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  return batched_ == nullptr ? absl::OkStatus() : batched_->CheckFits(layer.spec(), layer.experts());
 }
 
 bool BatchRunner::DeviceLost() const {
@@ -276,6 +283,9 @@ absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk,
                                      .to = memory.scaled};
     status = FromCuda(LaunchSpreadRows(spread, stream_.get()), "weight on input");
   }
+  if (status.ok() && layer.batched() && BatchedExperts::Multiplies(experts, chunk.dtype)) {
+    return RunBatched(layer, chunk, memory);
+  }
   const std::int32_t* const offsets = memory.sort.offsets;
   if (status.ok()) {
     status = Multiply({.matrix = experts.gate_up,
@@ -302,6 +312,19 @@ absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk,
                       chunk.dtype, stream());
   }
   return status;
+}
+
+absl::Status BatchRunner::RunBatched(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const bool on_input = layer.spec().routing.weight_on_input;
+  return batched_->Run({.spec = layer.spec(),
+                        .experts = layer.experts(),
+                        .dtype = chunk.dtype,
+                        .x = on_input ? memory.scaled : memory.x,
+                        .rows_divisor = on_input ? 1 : chunk.kc,
+                        .sorted_slots = memory.sort.sorted_slots,
+                        .offsets = memory.sort.offsets,
+                        .out = memory.experts.out},
+                       stream());
 }
 
 // The shared expert is one more expert, whose positions are the rows that want it.

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "kernels/cuda/engine/batch_plan.h"
+#include "kernels/cuda/engine/batched_experts.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
 #include "kernels/engine.h"
@@ -18,8 +19,10 @@ namespace expertd::cuda {
 // Not thread-safe. The calling thread's current device is the one that it was made on.
 class BatchRunner {
  public:
-  // `max_rows` rows are computed together, fewer where `workspace_bytes` do not hold them.
-  static absl::StatusOr<std::unique_ptr<BatchRunner>> Create(std::int64_t max_rows, std::int64_t workspace_bytes);
+  // `max_rows` rows are computed together, fewer where `workspace_bytes` do not hold them. The batched path takes half
+  // of these bytes for itself.
+  static absl::StatusOr<std::unique_ptr<BatchRunner>> Create(std::int64_t max_rows, std::int64_t workspace_bytes,
+                                                             ExpertPath path);
 
   // Waits for the outputs.
   absl::Status Run(const CudaLayer& layer, absl::Span<const Segment> segments, StageTimes* times);
@@ -27,7 +30,7 @@ class BatchRunner {
   // Whether CUDA will fail every call from now on; to be asked after a Run has failed.
   bool DeviceLost() const;
 
-  // ResourceExhausted when not even one row of the layer fits.
+  // ResourceExhausted when not even one row of the layer fits; InvalidArgument when the path cannot compute it.
   absl::Status CheckFits(const CudaLayer& layer) const;
 
  private:
@@ -38,6 +41,7 @@ class BatchRunner {
   absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status RunBatched(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunShared(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
@@ -48,7 +52,8 @@ class BatchRunner {
   ChunkLimits limits_;
   OwnedStream stream_;
   Memory workspace_;
-  Memory staging_in_, staging_out_;  // page-locked
+  std::unique_ptr<BatchedExperts> batched_;  // null unless that is the engine's path
+  Memory staging_in_, staging_out_;          // page-locked
   static constexpr int kStages = 5;
   std::array<OwnedEvent, kStages + 1> marks_;  // before, between and after the stages
 };

@@ -47,6 +47,7 @@ class CudaEngine final : public Engine {
              std::vector<std::unique_ptr<BatchRunner>> runners)
       : info_(std::move(info)),
         device_(options.device),
+        path_(options.path),
         row_pool_(options.row_buffer_bytes, PinnedRows(options.device)),
         upload_(std::move(upload)),
         runners_(std::move(runners)) {
@@ -60,7 +61,7 @@ class CudaEngine final : public Engine {
     if (absl::Status status = Lost(); !status.ok()) return status;
     if (absl::Status status = cuda::UseDevice(device_); !status.ok()) return status;
     MutexLock lock(load_mutex_);
-    auto layer = CudaLayer::Load(source, device_, this, upload_);
+    auto layer = CudaLayer::Load(source, device_, this, path_, upload_);
     if (!layer.ok()) return layer.status();
     if (absl::Status status = runners_.front()->CheckFits(**layer); !status.ok()) return status;
     return LayerPtr(*std::move(layer));
@@ -110,6 +111,7 @@ class CudaEngine final : public Engine {
   // Set at construction.
   const EngineInfo info_;
   const int device_;
+  const ExpertPath path_;
 
   // Self-synchronised.
   cpu::RowPool row_pool_;
@@ -148,6 +150,11 @@ absl::StatusOr<cudaDeviceProp> Describe(int device) {
   return properties;
 }
 
+// A library that is absent is a device that cannot be used, as callers see it.
+absl::Status Unavailable(const absl::Status& status) {
+  return absl::IsFailedPrecondition(status) ? absl::UnavailableError(status.message()) : status;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& options) {
@@ -165,8 +172,8 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
                                      : std::min<std::int64_t>(device->totalGlobalMem / 16, 4LL << 30);
   std::vector<std::unique_ptr<BatchRunner>> runners;
   for (int i = 0; i < kBatchesInFlight; ++i) {
-    auto runner = BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256);
-    if (!runner.ok()) return runner.status();
+    auto runner = BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256, options.path);
+    if (!runner.ok()) return Unavailable(runner.status());
     runners.push_back(*std::move(runner));
   }
   absl::StatusOr<cuda::WeightUpload> upload = cuda::WeightUpload::Create();
@@ -175,7 +182,8 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   info.device = absl::StrCat("cuda:", options.device);
   info.description = absl::StrCat(device->name, ", ", device->totalGlobalMem >> 20, " MiB, compute capability ",
                                   device->major, ".", device->minor);
-  info.numerics_id = absl::StrCat("cuda-sm", device->major, device->minor, "/", kNumericsVersion);
+  info.numerics_id = absl::StrCat("cuda-sm", device->major, device->minor, "/", kNumericsVersion,
+                                  options.path == ExpertPath::kBatched ? "/batched-not-invariant" : "");
   info.concurrency = kBatchesInFlight;
   info.max_batch_rows = options.max_batch_rows;
   info.max_k = kMaxExpertsPerToken;

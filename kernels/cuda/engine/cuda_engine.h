@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/engine.h"
+#include "kernels/expert_path.h"
 
 namespace expertd {
 
@@ -15,10 +16,14 @@ struct CudaEngineOptions {
   // Device memory for the rows and slots of the batches in flight, taken when the engine is made; layers live beside
   // it. 0: a sixteenth of the device's memory, at most 4 GiB.
   std::int64_t workspace_bytes = 0;
+  // kBatched: bf16 and f32 weights only, and rows of the other type take the sorted path all the same. Not
+  // batch-invariant, which the numerics id says. Needs cuBLAS on the machine.
+  ExpertPath path = ExpertPath::kAuto;
   std::int64_t row_buffer_bytes = 1LL << 30;  // budget of AcquireRows: page-locked host memory, taken as it is used
 };
 
-// Unavailable: no driver, no such device, or one that is too old. ResourceExhausted: the workspace does not fit.
+// Unavailable: no driver, no such device, or one that is too old; or no cuBLAS for the batched path. ResourceExhausted:
+// the workspace does not fit.
 absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& options);
 
 }  // namespace expertd

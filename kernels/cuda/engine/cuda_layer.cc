@@ -187,8 +187,9 @@ class CudaLayerLoader {
 };
 
 absl::StatusOr<std::shared_ptr<const CudaLayer>> CudaLayer::Load(const LayerSource& source, int device,
-                                                                 const void* owner, WeightUpload& upload) {
-  std::shared_ptr<CudaLayer> layer(new CudaLayer(source.spec(), device, owner));
+                                                                 const void* owner, ExpertPath path,
+                                                                 WeightUpload& upload) {
+  std::shared_ptr<CudaLayer> layer(new CudaLayer(source.spec(), device, owner, path));
   if (absl::Status status = CudaLayerLoader(source, *layer, upload).Load(); !status.ok()) return status;
   return std::shared_ptr<const CudaLayer>(std::move(layer));
 }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/engine/memory.h"
 #include "kernels/cuda/engine/weight_upload.h"
 #include "kernels/engine.h"
+#include "kernels/expert_path.h"
 
 namespace expertd::cuda {
 
@@ -33,15 +34,16 @@ class CudaLayer final : public Layer {
  public:
   // The calling thread's current device is `device`. Nothing is taken from it unless all of it fits.
   static absl::StatusOr<std::shared_ptr<const CudaLayer>> Load(const LayerSource& source, int device, const void* owner,
-                                                               WeightUpload& upload);
+                                                               ExpertPath path, WeightUpload& upload);
   ~CudaLayer() override;
 
   const LayerSpec& spec() const override { return spec_; }
   const std::string& fingerprint() const override { return fingerprint_; }
   std::int64_t weight_bytes() const override { return memory_.bytes(); }
-  absl::string_view path() const override { return "sorted"; }
+  absl::string_view path() const override { return batched() ? "batched" : "sorted"; }
 
   const void* owner() const { return owner_; }
+  bool batched() const { return path_ == ExpertPath::kBatched; }
   const DeviceExperts& experts() const { return experts_; }
   const DeviceExperts& shared() const { return shared_; }                      // count 0: none
   const float* router() const { return AsFloats(router_); }                    // [E, D]
@@ -51,12 +53,14 @@ class CudaLayer final : public Layer {
 
  private:
   friend class CudaLayerLoader;
-  CudaLayer(const LayerSpec& spec, int device, const void* owner) : spec_(spec), device_(device), owner_(owner) {}
+  CudaLayer(const LayerSpec& spec, int device, const void* owner, ExpertPath path)
+      : spec_(spec), device_(device), owner_(owner), path_(path) {}
   static const float* AsFloats(const std::byte* bytes) { return reinterpret_cast<const float*>(bytes); }
 
   const LayerSpec spec_;
   const int device_;
   const void* const owner_;
+  const ExpertPath path_;
   std::string fingerprint_;
   Memory memory_;  // everything below points into it
   DeviceExperts experts_, shared_;

@@ -42,6 +42,9 @@ static void test_mistakes(expertd_engine* engine, const char* dir) {
   EXPECT_FAILS(expertd_engine_create(NULL, NULL, &none), EXPERTD_INVALID_ARGUMENT, "device: is null");
   EXPECT_FAILS(expertd_engine_create("cpu", NULL, NULL), EXPERTD_INVALID_ARGUMENT, "engine: is null");
   EXPECT_FAILS(expertd_engine_create("cpu", &negative, &none), EXPERTD_INVALID_ARGUMENT, "threads: -1");
+  const expertd_engine_options sideways = {.path = "sideways"}, batched = {.path = "batched"};
+  EXPECT_FAILS(expertd_engine_create("cpu", &sideways, &none), EXPERTD_INVALID_ARGUMENT, "path: 'sideways'");
+  EXPECT_FAILS(expertd_engine_create("cpu", &batched, &none), EXPERTD_INVALID_ARGUMENT, "path: the cpu engine");
   EXPECT_FAILS(expertd_checkpoint_layers("/nowhere", NULL, 0, &count), EXPERTD_NOT_FOUND, "/nowhere");
   EXPECT_FAILS(expertd_checkpoint_layers(dir, NULL, 1, &count), EXPERTD_INVALID_ARGUMENT, "layers: is null");
   EXPECT_FAILS(expertd_layer_load(engine, dir, 99, &no_layer), EXPERTD_NOT_FOUND, "99");

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/engine/batched_plan.h"
 #include "kernels/cuda/expert_sort_config.h"
 #include "kernels/cuda/grouped_gemm_config.h"
 #include "kernels/cuda/ragged_wgmma_config.h"
@@ -30,6 +31,22 @@ TEST(ExpertSortConfigTest, EverySlotBelongsToExactlyOneWarp) {
       EXPECT_LE(config.shared_bytes, kL4.shared_bytes_per_block - 1024) << bins;
     }
   }
+}
+
+TEST(BatchedPlanTest, TakesAsManyRowsAsFit) {
+  constexpr std::int64_t kE = 128, kD = 2048, kF = 768;
+  const BatchedPlan all = PlanBatched(kE, 100, kD, kF, 2, std::int64_t{1} << 40);
+  EXPECT_EQ(all.rows, 100);
+  EXPECT_EQ(all.gate_up, kE * 100 * kD * 2);
+  EXPECT_EQ(all.hidden - all.gate_up, kE * 100 * 2 * kF * 4);
+  EXPECT_EQ(all.out - all.hidden, kE * 100 * kF * 2);
+  EXPECT_EQ(all.offsets - all.out, kE * 100 * kD * 2);
+  EXPECT_EQ(PlanBatched(kE, 100, kD, kF, 2, all.bytes).rows, 100);
+  EXPECT_EQ(PlanBatched(kE, 100, kD, kF, 2, all.bytes - 1).rows, 99);
+  EXPECT_EQ(PlanBatched(kE, 0, kD, kF, 2, all.bytes).rows, 0);
+  const std::int64_t one = PlaceBatched(kE, 1, kD, kF, 2).bytes;
+  EXPECT_EQ(PlanBatched(kE, 1000, kD, kF, 2, one).rows, 1);
+  EXPECT_EQ(PlanBatched(kE, 1000, kD, kF, 2, one - 1).rows, 0);
 }
 
 TEST(ExpertSortConfigTest, FewSlotsTakeAKernelOfTheirOwn) {

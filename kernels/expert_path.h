@@ -1,0 +1,20 @@
+// How an engine computes a layer's experts, where it has several ways: fixed when the engine is made, never by a batch.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace expertd {
+
+enum class ExpertPath : std::uint8_t {
+  kAuto,    // the engine's fastest way that keeps a row's bits independent of its batch
+  kSorted,  // CUDA: slots sorted by expert, grouped products
+  kBatched  // CUDA: padded to [E, most rows of an expert, D], cuBLAS. A row's bits depend on its batch
+};
+
+// "auto", "sorted", "batched"; empty is auto. InvalidArgument naming what there is.
+absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name);
+
+}  // namespace expertd
