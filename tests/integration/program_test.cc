@@ -1,4 +1,4 @@
-// The program expertd-client against a real server.
+// The programs that talk to a server, against a real one: expertd-client, and expertd verify --endpoint.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -23,12 +23,16 @@ struct Outcome {
   std::string out, err;
 };
 
-Outcome Client(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), EXPERTD_BIN_DIR "/expertd-client");
-  const auto process = Process::Start(arguments);
+Outcome RunProgram(std::vector<std::string> program, const std::vector<std::string>& arguments) {
+  program.insert(program.end(), arguments.begin(), arguments.end());
+  const auto process = Process::Start(program);
   EXPECT_TRUE(process.ok()) << process.status();
   const int code = (*process)->Wait(std::chrono::seconds(60)).value_or(-1);
   return {code, (*process)->out(), (*process)->err()};
+}
+
+Outcome Client(const std::vector<std::string>& arguments) {
+  return RunProgram({EXPERTD_BIN_DIR "/expertd-client"}, arguments);
 }
 
 class ProgramTest : public ::testing::Test {
@@ -41,6 +45,10 @@ class ProgramTest : public ::testing::Test {
     out_ = (std::filesystem::temp_directory_path() / absl::StrCat("expertd_program_test.", getpid())).string();
   }
   void TearDown() override { std::filesystem::remove(out_); }
+
+  Outcome Verify(const std::vector<std::string>& arguments) const {
+    return RunProgram({EXPERTD_BIN_DIR "/expertd", "verify", "--endpoint", server_->address()}, arguments);
+  }
 
   std::unique_ptr<ServerProcess> server_;
   std::string out_;
@@ -88,6 +96,51 @@ TEST_F(ProgramTest, BenchMeasuresAndChecks) {
     EXPECT_EQ(json["check"]["differing"], 0);
     EXPECT_EQ(json["passed"], true);
     EXPECT_GT(json["rows_per_second"].get<double>(), 0);
+  }
+}
+
+TEST_F(ProgramTest, VerifyHoldsTheServerAgainstAFileAlsoInPieces) {
+  const Outcome outcome =
+      Verify({"--io", GoldenDir("qwen2_moe") + "/io.safetensors", "--json"});  // 19 rows, 5 a request
+  ASSERT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  const auto report = nlohmann::json::parse(outcome.out);
+  EXPECT_THAT(report["subject"].get<std::string>(), HasSubstr(server_->address()));
+  const auto& check = report["layers"][0]["checks"][0];
+  EXPECT_EQ(check["check"], "file");
+  EXPECT_EQ(check["rows"], 19);
+  EXPECT_GT(check["relative_error"], 0.0);
+  EXPECT_EQ(check["routing_rows"], 19);
+  EXPECT_EQ(check["routing_mismatches"], 0);
+}
+
+TEST_F(ProgramTest, VerifyHoldsTheServerAgainstTheReferenceOfACheckpoint) {
+  const Outcome outcome = Verify({"--checkpoint", GoldenDir("qwen2_moe"), "--rows", "12", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  const auto checks = nlohmann::json::parse(outcome.out)["layers"][0]["checks"];
+  ASSERT_EQ(checks.size(), 2u);
+  EXPECT_EQ(checks[0]["check"], "server-routed");
+  EXPECT_EQ(checks[0]["routing_rows"], 12);
+  EXPECT_EQ(checks[1]["check"], "pre-routed");
+  for (const auto& check : checks) EXPECT_LE(check["relative_error"], 5e-3);
+}
+
+TEST_F(ProgramTest, VerifyTellsAWrongServerFromAWrongCall) {
+  const std::string io = GoldenDir("qwen2_moe") + "/io.safetensors";
+  const struct {
+    std::vector<std::string> arguments;
+    int code;
+    const char* says;
+  } kCases[] = {
+      {{"--checkpoint", GoldenDir("olmoe")}, 1, "other weights"},
+      {{"--io", io, "--tolerance", "1e-6"}, 1, "FAILED: 1 layers"},
+      {{"--io", GoldenDir("qwen3_moe_fp8") + "/io.safetensors"}, 3, "has 160 columns, layer 0 has"},
+      {{"--io", io, "--model", "nobody"}, 2, "nobody has no layer in service; the server has qwen2_moe"},
+      {{"--io", io, "--layer", "7"}, 2, "there is no MoE layer 7"},
+  };
+  for (const auto& c : kCases) {
+    const Outcome outcome = Verify(c.arguments);
+    EXPECT_EQ(outcome.code, c.code) << outcome.out << outcome.err;
+    EXPECT_THAT(outcome.out + outcome.err, HasSubstr(c.says));
   }
 }
 
