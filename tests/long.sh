@@ -1,59 +1,107 @@
 #!/usr/bin/env bash
-# What CI leaves out: stress tests repeated, a soak of a served layer under a changing load whose memory must stay flat, and the image.
-# Expects the release and tsan builds of tests/run.sh; writes tests/LONG.md, to be committed with the commit it ran on.
+# What CI leaves out: stress tests repeated, fuzzing, a soak of a served layer under a changing load whose memory and files must stay
+# flat, and the image. Expects the release, tsan and clang builds of tests/run.sh; writes tests/LONG.md, to be committed with the
+# commit it ran on.
 #
-#   tests/long.sh [--soak-seconds N]        default 600
+#   tests/long.sh [--soak-seconds N] [--fuzz-seconds N] [PART ...]      default 600 and 120; all parts:
+#   stress engine integration fuzz soak image
 set -euo pipefail
 cd "$(dirname "$0")/.."
-soak_seconds=600
-[[ "${1:-}" == --soak-seconds ]] && soak_seconds="$2"
+usage() { sed -n '6,7s/^# *//p' "$0" >&2; exit 2; }
+
+all_parts=(stress engine integration fuzz soak image)
+soak_seconds=600 fuzz_seconds=120 parts=()
+while (($#)); do
+  case "$1" in
+    --soak-seconds) soak_seconds="${2:-}"; shift 2 || usage ;;
+    --fuzz-seconds) fuzz_seconds="${2:-}"; shift 2 || usage ;;
+    *) [[ " ${all_parts[*]} " == *" $1 "* ]] || usage; parts+=("$1"); shift ;;
+  esac
+done
+((${#parts[@]})) || parts=("${all_parts[@]}")
+
 report=build/LONG.md
 bin=build/release/bin
+export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/checks/tsan.supp"
+mkdir -p build/long
+say() { echo "- $*" | tee -a "$report"; }
+# logged NAME COMMAND...: its output in build/long/NAME.log; the end of it is shown when the command fails, and nothing goes on.
+logged() {
+  local log="build/long/$1.log"
+  shift
+  "$@" >"$log" 2>&1 || { tail -30 "$log"; exit 1; }
+}
+# repeated PRESET COUNT CTEST_ARGS...
+repeated() {
+  logged "$1-$part" ctest --test-dir "build/$1" --repeat "until-fail:$2" --no-tests=error --output-on-failure "${@:3}"
+}
+
+stress() {
+  repeated tsan 20 -L tsan -R stress
+  say "scheduler stress under ThreadSanitizer, 20 times: passed"
+}
+engine() {
+  repeated tsan 3 -L tsan -R '^(cpu|contract)_'
+  say "CPU engine and contract suites under ThreadSanitizer, 3 times: passed"
+}
+integration() {
+  repeated release 10 -L integration
+  say "integration tests with real processes, 10 times: passed"
+}
+fuzz() {
+  mkdir -p build/long/corpus
+  logged fuzz build/clang/bin/forward_request_fuzz "-max_total_time=$fuzz_seconds" -print_final_stats=1 \
+    -artifact_prefix=build/long/ build/long/corpus tests/fuzz/corpus/forward_request
+  say "fuzzing the request codec for $fuzz_seconds s: $(sed -n 's/^stat::number_of_executed_units: *//p' build/long/fuzz.log) inputs, nothing found"
+}
+
+# What must not grow: MiB resident, and open files.
+usage_of() { echo "$(awk '/VmRSS/ {print int($2 / 1024)}' "/proc/$1/status") $(find "/proc/$1/fd" -mindepth 1 | wc -l)"; }
+
+soak() {
+  local checkpoint=build/long/checkpoint endpoint load rounds=0 memory files first_memory=0 first_files=0
+  [[ -f $checkpoint/config.json ]] || logged synth "$bin/expertd" synth --like olmoe --layers 1 --experts 16 --out "$checkpoint"
+  "$bin/expertd" serve --checkpoint "$checkpoint" --listen 127.0.0.1:0 --metrics-address 127.0.0.1:0 >build/long/server.out 2>build/long/server.log &
+  server=$!  # not local: the trap needs it
+  trap 'kill "$server" 2>/dev/null || true' EXIT
+  for _ in $(seq 600); do grep -q '^ready' build/long/server.out && break; sleep 0.1; done
+  endpoint=$(sed -n 's/^listening on //p' build/long/server.out)
+  local end=$((SECONDS + soak_seconds))
+  while ((SECONDS < end || rounds < 3)); do
+    for load in "--rows 1 --concurrency 8 --mode stream" "--rows 64 --concurrency 4 --mode unary" "--rows 300 --concurrency 2 --mode stream --pre-routed"; do
+      # shellcheck disable=SC2086
+      logged bench "$bin/expertd-client" bench --endpoint "$endpoint" $load --warmup-s 0 --duration-s 5 --check
+    done
+    rounds=$((rounds + 1))
+    read -r memory files < <(usage_of "$server")
+    ((rounds != 2)) || first_memory=$memory first_files=$files
+    echo "  round $rounds: $memory MiB resident, $files open files"
+  done
+  kill -TERM "$server"
+  wait "$server" || { echo "the server's drain failed with exit code $?"; exit 1; }
+  trap - EXIT
+  say "soak, $soak_seconds s, $rounds rounds of new clients (1, 64 and 300 rows, unary and stream, bits checked): $first_memory MiB resident and $first_files open files after round 2, $memory and $files at the end"
+  ((memory <= first_memory + first_memory / 20 + 16)) || { echo "memory grew from $first_memory to $memory MiB"; exit 1; }
+  ((files <= first_files + 8)) || { echo "open files grew from $first_files to $files"; exit 1; }
+}
+
+image() {
+  ((EUID == 0)) || { say "image: left out, needs root"; return; }
+  logged image tests/deploy/image.sh
+  say "image, the Dockerfile's steps in a bare Debian 12: $(grep -o 'file system: .*' build/long/image.log), served, verified and drained in it: passed"
+}
 
 {
   echo "# Long runs"
   echo
-  echo "Written by \`tests/run.sh --long\` on $(date -u +%F), commit $(git rev-parse --short HEAD), $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)."
+  echo "Written by \`tests/long.sh\` (\`tests/run.sh --long\`) on $(date -u +%F), commit $(git rev-parse --short HEAD), $(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1), load average $(cut -d' ' -f1 /proc/loadavg) at the start."
+  echo
 } >"$report"
-
-echo "stress: scheduler and CPU engine threads under ThreadSanitizer, 20 times"
-ctest --test-dir build/tsan -L tsan -R stress --repeat until-fail:20 --output-on-failure >build/long-stress.log || { tail -30 build/long-stress.log; exit 1; }
-echo "- ThreadSanitizer stress, 20 repetitions: passed" >>"$report"
-
-echo "integration: 10 repetitions of the tests with real processes"
-ctest --test-dir build/release -L integration --repeat until-fail:10 --output-on-failure >build/long-integration.log || { tail -30 build/long-integration.log; exit 1; }
-echo "- integration tests, 10 repetitions: passed" >>"$report"
-
-echo "soak: $soak_seconds s"
-checkpoint=build/long/checkpoint
-[[ -f $checkpoint/config.json ]] || { mkdir -p build/long; "$bin/expertd" synth --like olmoe --layers 1 --experts 16 --out "$checkpoint" >/dev/null; }
-"$bin/expertd" serve --checkpoint "$checkpoint" --listen 127.0.0.1:0 --metrics-address 127.0.0.1:0 >build/long/server.out 2>build/long/server.log &
-server=$!
-trap 'kill "$server" 2>/dev/null || true' EXIT
-for _ in $(seq 300); do grep -q '^ready' build/long/server.out && break; sleep 0.1; done
-endpoint=$(sed -n 's/^listening on //p' build/long/server.out)
-rss() { awk '/VmRSS/ {print int($2 / 1024)}' "/proc/$server/status"; }
-end=$((SECONDS + soak_seconds)) rounds=0 first=0
-while ((SECONDS < end)); do
-  for load in "--rows 1 --concurrency 8 --mode stream" "--rows 64 --concurrency 4 --mode unary" "--rows 300 --concurrency 2 --mode stream --pre-routed"; do
-    # shellcheck disable=SC2086
-    "$bin/expertd-client" bench --endpoint "$endpoint" $load --warmup-s 0 --duration-s 5 --check >build/long/bench.log 2>&1 || { tail build/long/bench.log; exit 1; }
-  done
-  rounds=$((rounds + 1))
-  ((rounds != 2)) || first=$(rss)
-  echo "  round $rounds: $(rss) MiB resident"
+for part in "${parts[@]}"; do
+  echo "$part ..."
+  "$part"
 done
-last=$(rss)
-kill -TERM "$server" && wait "$server"
-trap - EXIT
-echo "- soak, $soak_seconds s, $rounds rounds of new clients (1, 64 and 300 rows, unary and stream, bits checked): ${first} MiB resident after round 2, ${last} MiB at the end" >>"$report"
-((last <= first + first / 20 + 16)) || { echo "memory grew from $first to $last MiB"; exit 1; }
-if ((EUID == 0)); then
-  echo "image: the Dockerfile's steps in a bare Debian 12, and the server in the result"
-  tests/deploy/image.sh >build/long-image.log 2>&1 || { tail -30 build/long-image.log; exit 1; }
-  echo "- image: $(grep -o 'file system: .*' build/long-image.log), served, verified and drained in it: passed" >>"$report"
-else
-  echo "- image: left out, needs root" >>"$report"
-fi
+for part in "${all_parts[@]}"; do
+  [[ " ${parts[*]} " == *" $part "* ]] || say "$part: not run this time"
+done
 cp "$report" tests/LONG.md
-cat tests/LONG.md

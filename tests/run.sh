@@ -2,15 +2,16 @@
 # The CI set on a bare Debian 12 machine: installs, builds, tests under release, sanitizers and clang, and prints totals.
 #
 #   tests/run.sh            everything that CI runs (at most 35 minutes on 2 cores)
-#   tests/run.sh --long     after that, what CI leaves out: repeated stress and the soak; writes tests/LONG.md
+#   tests/run.sh --long [ARGUMENTS OF tests/long.sh]      after that, what CI leaves out: repeated stress, fuzzing, the soak, the
+#                           image; writes tests/LONG.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 long=0
 case "${1:-}" in
   "") ;;
-  --long) long=1 ;;
-  *) echo "usage: tests/run.sh [--long]" >&2; exit 2 ;;
+  --long) long=1; shift ;;
+  *) echo "usage: tests/run.sh [--long [ARGUMENTS OF tests/long.sh]]" >&2; exit 2 ;;
 esac
 started=$SECONDS
 step() { printf '\n== [%3d s] %s\n' $((SECONDS - started)) "$*"; }
@@ -75,13 +76,13 @@ step "quickstart"
 deploy/quickstart.sh --seconds 3 || failed+=("quickstart")
 
 if ((long)); then
-  step "long: repeated stress and soak"
-  tests/long.sh || failed+=("long")
+  step "long: repeated stress, fuzzing, soak, image"
+  tests/long.sh "$@" || failed+=("long")
 fi
 
 step "totals"
 python3 tests/checks/totals.py "${reports[@]}" || failed+=("a test")
-((long)) || echo "left out (tests/run.sh --long): repeated stress, soak, the image in a bare Debian; left out (needs a GPU): tests/gpu"
+((long)) || echo "left out (tests/run.sh --long): repeated stress, fuzzing, soak, the image in a bare Debian; left out (needs a GPU): tests/gpu"
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"
   exit 1
