@@ -13,7 +13,7 @@ import tempfile
 FORBIDDEN_INCLUDES = {
     "kernels": r"^(server|client|proto|expertd/v1|grpc|google/protobuf|prometheus|spdlog|CLI)",
     "server": r"^(client|cuda|cublas|kernels/cuda|kernels/cpu/(?!cpu_engine\.h))",
-    "client": r"^(server|cuda|cublas|kernels/(?!tensor\.h|checkpoint/safetensors))",
+    "client": r"^(server|cuda|cublas|kernels/(?!tensor\.h|base/mutex\.h|checkpoint/safetensors))",
     "server/codec": r"^(grpc|google/protobuf|prometheus|expertd/v1)",
     "server/scheduler": r"^(grpc|google/protobuf|prometheus|expertd/v1)",
 }

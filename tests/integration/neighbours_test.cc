@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "client/cpp/client.h"
-#include "client/cpp/program/payload.h"
+#include "client/cpp/program/bench/payload.h"
 #include "kernels/tensor.h"
 #include "tests/integration/golden_case.h"
 #include "tests/integration/server_process.h"

@@ -144,10 +144,62 @@ TEST_F(ProgramTest, VerifyTellsAWrongServerFromAWrongCall) {
   }
 }
 
+TEST_F(ProgramTest, BenchSweepsAnOpenLoopAndJoinsTheServersMetrics) {
+  const Outcome outcome = Client({"bench",
+                                  "--endpoint",
+                                  server_->address(),
+                                  "--layers",
+                                  "all",
+                                  "--rows",
+                                  "zipf:1..5",
+                                  "--routing",
+                                  "zipf:1",
+                                  "--sweep",
+                                  "rate",
+                                  "--slo",
+                                  "p50=30s,errors=50%",
+                                  "--sweep-from",
+                                  "20",
+                                  "--sweep-to",
+                                  "40",
+                                  "--warmup-s",
+                                  "0.05",
+                                  "--duration-s",
+                                  "0.3",
+                                  "--windows",
+                                  "2",
+                                  "--metrics",
+                                  server_->metrics_address(),
+                                  "--json",
+                                  out_});
+  ASSERT_TRUE(outcome.code == 0 || outcome.code == 1) << outcome.out << outcome.err;  // 1: too slow a machine
+  for (const char* text : {"offered/s", "service", "metrics us", "zipf:1..5 rows each, pre-routed"})
+    EXPECT_THAT(outcome.out, HasSubstr(text));
+  std::ifstream file(out_);
+  const auto json = nlohmann::json::parse(file, nullptr, false);
+  ASSERT_TRUE(json.is_object());
+  EXPECT_GE(json["points"].size(), 2u);
+  EXPECT_EQ(json["load"]["loop"], "open");
+  const auto& metrics = json["points"][0]["server_metrics"];
+  EXPECT_GT(metrics["batches"].get<double>(), 0);
+  EXPECT_GT(metrics["stages_us_mean"]["gemm"].get<double>(), 0);
+}
+
 TEST_F(ProgramTest, ExitCodesTellFailuresApart) {
   EXPECT_EQ(Client({"status", "--endpoint", "127.0.0.1:1"}).code, 3);
   EXPECT_EQ(Client({"bench", "--endpoint", server_->address(), "--rows", "6"}).code, 2) << "more than the server takes";
-  EXPECT_EQ(Client({"bench", "--no-such-flag"}).code, 2);
+  for (const std::vector<std::string>& wrong :
+       std::vector<std::vector<std::string>>{{"--no-such-flag"},
+                                             {"--rows", "0"},
+                                             {"--slo", "p99=2ms"},
+                                             {"--rate", "5", "--concurrency", "2"},
+                                             {"--sweep", "rate", "--slo", "p99"},
+                                             {"--arrivals", "trace:/nowhere.csv"},
+                                             {"--metrics", "https://a"}}) {
+    std::vector<std::string> arguments = {"bench", "--endpoint", server_->address()};
+    arguments.insert(arguments.end(), wrong.begin(), wrong.end());
+    EXPECT_EQ(Client(arguments).code, 2) << wrong[0];
+  }
   EXPECT_EQ(Client({}).code, 2);
   EXPECT_EQ(Client({"--help"}).code, 0);
   EXPECT_EQ(Client({"bench", "--endpoint", server_->address(), "--layer", "9"}).code, 1);

@@ -2,60 +2,72 @@
 #include <fstream>
 #include <memory>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "client/cpp/program/bench_flags.h"
 #include "client/cpp/program/commands.h"
-#include "client/cpp/program/layers.h"
-#include "client/cpp/program/report.h"
+#include "client/cpp/program/progress.h"
 
 namespace expertd::client {
 namespace {
 
-struct BenchFlags {
-  ClientOptions client;
-  LayerChoice layer;
-  LoadOptions load;
-  std::string mode = "stream";
-  double warmup_s = 2;
-  double duration_s = 10;
-  int timeout_ms = 30000;
-  bool check = false;
-  int check_samples = 64;
-  std::string json;
-};
-
-std::chrono::milliseconds Seconds(double seconds) {
-  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
+absl::StatusOr<std::vector<v1::Layer>> LayersOf(const Client& client, const BenchFlags& flags) {
+  if (!flags.layers.empty()) return ChooseLayers(client, flags.layer.model, flags.layers);
+  auto layer = ChooseLayer(client, flags.layer);
+  if (!layer.ok()) return layer.status();
+  return std::vector<v1::Layer>{*std::move(layer)};
 }
 
-int Bench(BenchFlags flags) {
-  flags.load.mode = flags.mode == "stream" ? Mode::kStream : Mode::kUnary;
-  flags.load.warmup = Seconds(flags.warmup_s);
-  flags.load.duration = Seconds(flags.duration_s);
-  flags.load.timeout = std::chrono::milliseconds(flags.timeout_ms);
-  flags.load.samples = flags.check ? flags.check_samples : 0;
+// What the report's files hold, and where they go; an empty path is none.
+absl::Status WriteFiles(const BenchFlags& flags, const BenchReport& report) {
+  const struct {
+    const char* flag;
+    const std::string& path;
+    std::string (*format)(const BenchReport&);
+  } files[] = {{"--json", flags.json, FormatJson},
+               {"--csv", flags.csv, FormatCsv},
+               {"--histogram", flags.histogram, FormatHistogram},
+               {"--html", flags.html, FormatHtml}};
+  for (const auto& [flag, path, format] : files) {
+    if (path.empty()) continue;
+    std::ofstream file(path);
+    file << format(report);
+    if (!file.flush()) return absl::InvalidArgumentError(std::string(flag) + ": cannot write " + path);
+  }
+  return absl::OkStatus();
+}
+
+int Bench(const BenchFlags& flags) {
+  const auto campaign = MakeCampaign(flags);
+  if (!campaign.ok()) return Complain(campaign.status(), kExitUsage);
   const auto client = Client::Connect(flags.client);
   if (!client.ok()) return Complain(client.status(), kExitUnreachable);
-  const auto layer = ChooseLayer(**client, flags.layer);
-  if (!layer.ok()) return Complain(layer.status(), kExitFailed);
+  auto layers = LayersOf(**client, flags);
+  if (!layers.ok()) return Complain(layers.status(), kExitFailed);
 
   BenchReport report{.endpoint = flags.client.endpoint,
+                     .date = absl::FormatTime("%Y-%m-%d %H:%M UTC", absl::Now(), absl::UTCTimeZone()),
                      .server = (*client)->info(),
-                     .layer = *layer,
+                     .layers = *std::move(layers),
                      .connections = flags.client.connections,
-                     .options = flags.load};
-  auto load = RunLoad(**client, *layer, flags.load);
-  if (!load.ok()) return Complain(load.status(), kExitUsage);
-  report.load = *std::move(load);
-  if (flags.check) {
-    auto check = CheckSamples(**client, report.load);
-    if (!check.ok()) return Complain(check.status(), kExitFailed);
-    report.check = *std::move(check);
+                     .routing = flags.pre_routed ? "uniform" : flags.routing,
+                     .options = campaign->load,
+                     .swept = campaign->sweep.has_value(),
+                     .slo = campaign->slo};
+  {
+    Progress progress;
+    const ShowProgress show = [&](double fraction, const std::string& text) { progress.Show(fraction, text); };
+    if (const absl::Status status = RunCampaign(**client, *campaign, show, report); !status.ok()) {
+      return Complain(status, kExitUsage);
+    }
+    if (flags.check) {
+      auto check = CheckSamples(**client, report.headline().result.samples, show);
+      if (!check.ok()) return Complain(check.status(), kExitFailed);
+      report.check = *std::move(check);
+    }
   }
   std::fputs(FormatTable(report).c_str(), stdout);
-  if (!flags.json.empty()) {
-    std::ofstream file(flags.json);
-    file << FormatJson(report);
-    if (!file.flush()) return Complain(absl::InvalidArgumentError("--json: cannot write " + flags.json), kExitUsage);
-  }
+  if (const absl::Status written = WriteFiles(flags, report); !written.ok()) return Complain(written, kExitUsage);
   return report.Passed() ? kExitOk : kExitFailed;
 }
 
@@ -63,42 +75,9 @@ int Bench(BenchFlags flags) {
 
 void AddBenchCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<BenchFlags>();
-  CLI::App* bench = app.add_subcommand("bench", "Load-test a layer in a closed loop and print what was measured");
-  AddEndpointOption(*bench, flags->client.endpoint);
-  bench->add_option("--model", flags->layer.model, "Model of the layer (default: the first the server lists)");
-  bench->add_option("--layer", flags->layer.layer, "Index of the layer (default: the first)");
-  bench->add_option("--connections", flags->client.connections, "TCP connections")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  bench->add_option("--concurrency", flags->load.concurrency, "Requests in flight over all connections")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
-  bench->add_option("--rows", flags->load.rows, "Rows of each request")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  bench->add_option("--mode", flags->mode, "One stream a connection, or unary calls")
-      ->check(CLI::IsMember({"stream", "unary"}))
-      ->capture_default_str();
-  bench->add_flag("--pre-routed", flags->load.pre_routed, "Send random expert ids and weights with the rows");
-  CLI::Option* duration = bench->add_option("--duration-s", flags->duration_s, "Length of the window")
-                              ->check(CLI::Range(0.01, 1e6))
-                              ->capture_default_str();
-  bench->add_option("--requests", flags->load.requests, "Answers to measure, instead of --duration-s")
-      ->check(CLI::PositiveNumber)
-      ->excludes(duration);
-  bench->add_option("--warmup-s", flags->warmup_s, "Load before the window")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
-  bench->add_option("--timeout-ms", flags->timeout_ms, "Of each request")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  bench->add_option("--seed", flags->load.seed, "Of the random rows")->capture_default_str();
-  bench->add_flag("--check", flags->check,
-                  "Keep a sample of answers and afterwards send those rows again alone: the bits must be equal");
-  bench->add_option("--check-samples", flags->check_samples, "Answers that --check keeps")
-      ->check(CLI::Range(1, 100000))
-      ->capture_default_str();
-  bench->add_option("--json", flags->json, "Also write the report to this file");
+  CLI::App* bench =
+      app.add_subcommand("bench", "Load-test layers: a closed loop, an open loop at a rate, or a sweep to the knee");
+  AddBenchFlags(*bench, *flags);
   bench->callback([flags, exit_code] { *exit_code = Bench(*flags); });
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "client/cpp/client.h"
@@ -17,6 +18,11 @@ struct LayerChoice {
 
 // The first serving layer that fits, in the server's order. NotFound naming what there is.
 absl::StatusOr<v1::Layer> ChooseLayer(const Client& client, const LayerChoice& choice);
+
+// Serving layers of one model (empty: the first serving one's): "all" in increasing order, or indices and ranges as in
+// "0-3,7", in that order. NotFound naming what is not served; InvalidArgument when `which` is neither.
+absl::StatusOr<std::vector<v1::Layer>> ChooseLayers(const Client& client, const std::string& model,
+                                                    const std::string& which);
 
 // "<model>/<layer index>".
 std::string LayerName(const v1::Layer& layer);

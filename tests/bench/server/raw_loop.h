@@ -10,7 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/cpp/messages.h"
-#include "client/cpp/program/histogram.h"
+#include "client/cpp/program/bench/histogram.h"
 
 namespace expertd::bench {
 

@@ -23,7 +23,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cpp/client.h"
 #include "client/cpp/program/layers.h"
-#include "client/cpp/program/payload.h"
+#include "client/cpp/program/bench/payload.h"
 #include "tests/bench/server/raw_loop.h"
 #include "tests/integration/server_process.h"
 

@@ -7,7 +7,7 @@
 #include <future>
 #include <thread>
 
-#include "client/cpp/program/payload.h"
+#include "client/cpp/program/bench/payload.h"
 #include "tests/unit/client/fake_server.h"
 
 namespace expertd::client {

@@ -4,6 +4,8 @@
 #include <grpcpp/server_builder.h>
 
 #include <deque>
+#include <functional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "expertd/v1/expertd.grpc.pb.h"
@@ -40,9 +42,18 @@ class HeldCall final : public grpc::ServerUnaryReactor {
   void OnDone() override { delete this; }
 };
 
+using Clock = std::chrono::steady_clock;
+
+// Lets answers through, or holds them until the stop is over.
+class Gate {
+ public:
+  virtual ~Gate() = default;
+  virtual void Pass(std::function<void()> answer) = 0;
+};
+
 class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::ForwardResponse> {
  public:
-  FakeStream() { StartRead(&request_); }
+  explicit FakeStream(Gate& gate) : gate_(gate) { StartRead(&request_); }
 
  private:
   void OnReadDone(bool ok) override {
@@ -65,6 +76,7 @@ class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::F
     }
     const v1::ForwardRequest& forward = request_.forward();
     if (forward.model() == "copy") Answer(Copy(forward));
+    if (forward.model() == "pause") return Delay(Copy(forward));
     if (forward.model() == "full") Answer(Refusal(forward.request_id(), grpc::StatusCode::RESOURCE_EXHAUSTED, 7000));
     if (forward.model() == "end") ended_ = true;
     if (forward.model() == "flip") {
@@ -77,6 +89,16 @@ class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::F
   void Answer(v1::ForwardResponse response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     answers_.push_back(std::move(response));
     if (answers_.size() == 1) StartWrite(&answers_.front());
+  }
+
+  // The client waits for all its answers before it ends the stream: it outlives them.
+  void Delay(v1::ForwardResponse response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    mutex_.Unlock();
+    gate_.Pass([this, response = std::move(response)]() mutable {
+      MutexLock lock(mutex_);
+      Answer(std::move(response));
+    });
+    mutex_.Lock();
   }
 
   void OnWriteDone(bool ok) override {
@@ -95,6 +117,7 @@ class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::F
 
   void OnDone() override { delete this; }
 
+  Gate& gate_;
   v1::StreamRequest request_;
   Mutex mutex_;
   std::deque<v1::ForwardResponse> answers_ ABSL_GUARDED_BY(mutex_);
@@ -105,7 +128,71 @@ class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::F
 
 }  // namespace
 
+class FakeServer::Stops final : public Gate {
+ public:
+  Stops() : thread_([this] { Run(); }) {}
+  ~Stops() override {
+    {
+      MutexLock lock(mutex_);
+      over_ = true;
+      changed_.NotifyAll();
+    }
+    thread_.join();
+  }
+
+  void Pass(std::function<void()> answer) override {
+    {
+      MutexLock lock(mutex_);
+      if (stopped_) return held_.push_back(std::move(answer));
+    }
+    answer();
+  }
+
+  std::vector<Pause> pauses() {
+    MutexLock lock(mutex_);
+    return pauses_;
+  }
+
+ private:
+  void Run() {
+    const auto start = Clock::now();
+    for (auto period = start;; period += kPausePeriod) {
+      if (!Sleep(period + kPausePeriod - kPauseLength, true)) return;
+      const auto begin = Clock::now();
+      const bool going_on = Sleep(period + kPausePeriod, false);
+      std::vector<std::function<void()>> held;
+      {
+        MutexLock lock(mutex_);
+        held.swap(held_);
+        pauses_.push_back({begin - start, Clock::now() - start});
+      }
+      for (const auto& answer : held) answer();
+      if (!going_on) return;
+    }
+  }
+
+  // Until `when`, then stops or goes on. False: the server is going away.
+  bool Sleep(Clock::time_point when, bool stop) {
+    MutexLock lock(mutex_);
+    while (!over_ && Clock::now() < when) changed_.WaitUntil(mutex_, when);
+    stopped_ = stop && !over_;
+    return !over_;
+  }
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::function<void()>> held_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Pause> pauses_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
 class FakeServer::Service final : public v1::Expertd::CallbackService {
+ public:
+  explicit Service(Gate& gate) : gate_(gate) {}
+
+ private:
   grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const v1::ForwardRequest* request,
                                     v1::ForwardResponse* response) override {
     if (request->model() == "hold") return new HeldCall;
@@ -113,6 +200,9 @@ class FakeServer::Service final : public v1::Expertd::CallbackService {
     if (request->model() == "full") {
       context->AddTrailingMetadata("grpc-retry-pushback-ms", "7");
       reactor->Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "refused"));
+    } else if (request->model() == "pause") {
+      *response = Copy(*request);
+      gate_.Pass([reactor] { reactor->Finish(grpc::Status::OK); });
     } else {
       *response = Copy(*request);
       reactor->Finish(grpc::Status::OK);
@@ -122,12 +212,13 @@ class FakeServer::Service final : public v1::Expertd::CallbackService {
 
   grpc::ServerBidiReactor<v1::StreamRequest, v1::ForwardResponse>* ForwardStream(
       grpc::CallbackServerContext*) override {
-    return new FakeStream;
+    return new FakeStream(gate_);
   }
 
   grpc::ServerUnaryReactor* ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,
                                        v1::ListLayersResponse* response) override {
-    for (const char* model : {"loading", "copy", "full", "flip", "end"}) *response->add_layers() = LayerOf(model);
+    for (const char* model : {"loading", "copy", "full", "flip", "end", "pause"})
+      *response->add_layers() = LayerOf(model);
     response->mutable_layers(0)->set_state(v1::Layer::STATE_LOADING);
     auto* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
@@ -144,9 +235,11 @@ class FakeServer::Service final : public v1::Expertd::CallbackService {
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
+
+  Gate& gate_;
 };
 
-FakeServer::FakeServer() : service_(std::make_unique<Service>()) {
+FakeServer::FakeServer() : stops_(std::make_unique<Stops>()), service_(std::make_unique<Service>(*stops_)) {
   grpc::EnableDefaultHealthCheckService(true);
   int port = 0;
   grpc::ServerBuilder builder;
@@ -158,6 +251,8 @@ FakeServer::FakeServer() : service_(std::make_unique<Service>()) {
 }
 
 FakeServer::~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+std::vector<FakeServer::Pause> FakeServer::pauses() const { return stops_->pauses(); }
 
 v1::Layer FakeServer::LayerOf(const std::string& model) {
   v1::Layer layer;

@@ -1,4 +1,4 @@
-#include "client/cpp/program/payload.h"
+#include "client/cpp/program/bench/payload.h"
 
 #include <gtest/gtest.h>
 

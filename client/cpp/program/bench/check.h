@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "client/cpp/client.h"
-#include "client/cpp/program/load.h"
+#include "client/cpp/program/bench/load.h"
 
 namespace expertd::client {
 
@@ -20,6 +20,7 @@ struct CheckResult {
 
 // Sends the sampled requests again, one at a time on an otherwise idle client: first as they were, then single rows of
 // them. An error when the server does not answer.
-absl::StatusOr<CheckResult> CheckSamples(const Client& client, const LoadResult& load);
+absl::StatusOr<CheckResult> CheckSamples(const Client& client, const std::vector<Sample>& samples,
+                                         const ShowProgress& show);
 
 }  // namespace expertd::client

@@ -1,11 +1,10 @@
-#include "client/cpp/program/check.h"
+#include "client/cpp/program/bench/check.h"
 
 #include <algorithm>
 #include <map>
 
 #include "absl/strings/str_format.h"
-#include "client/cpp/program/payload.h"
-#include "client/cpp/program/progress.h"
+#include "client/cpp/program/bench/payload.h"
 
 namespace expertd::client {
 namespace {
@@ -45,36 +44,29 @@ void Compare(const Sample& sample, const std::string& got, std::size_t begin, co
                                            part.begin());
   const v1::ForwardResult& answer = sample.answer.result();
   const std::size_t row_bytes = std::max<std::size_t>(1, wanted.size() / static_cast<std::size_t>(rows));
-  result.differences.push_back(
-      absl::StrFormat("request of slot %d, row %d: byte %d of the row differs from the answer to %s alone (it ran in a "
-                      "batch of %d rows "
-                      "of %d requests; %d bytes against %d)",
-                      sample.slot, first_row + static_cast<std::int64_t>(at / row_bytes), at % row_bytes, what,
-                      answer.batch_rows(), answer.batch_requests(), part.size(), wanted.size()));
+  result.differences.push_back(absl::StrFormat(
+      "%s/%d, row %d of a request: byte %d of the row differs from the answer to %s alone (it ran in a "
+      "batch of %d rows of %d requests; %d bytes against %d)",
+      sample.request.head.model(), sample.request.head.layer(), first_row + static_cast<std::int64_t>(at / row_bytes),
+      at % row_bytes, what, answer.batch_rows(), answer.batch_requests(), part.size(), wanted.size()));
 }
 
 }  // namespace
 
-absl::StatusOr<CheckResult> CheckSamples(const Client& client, const LoadResult& load) {
+absl::StatusOr<CheckResult> CheckSamples(const Client& client, const std::vector<Sample>& samples,
+                                         const ShowProgress& show) {
   CheckResult result;
-  Progress progress;
-  std::map<std::size_t, Alone> by_slot;
-  for (const Sample& sample : load.samples) {
-    const Request& request = load.slots[sample.slot];
-    if (!by_slot.contains(sample.slot)) {
-      auto alone = SendAlone(client, request);
-      if (!alone.ok()) return alone.status();
-      by_slot.emplace(sample.slot, *std::move(alone));
-    }
-    const Alone& alone = by_slot.at(sample.slot);
+  for (const Sample& sample : samples) {
+    const auto alone = SendAlone(client, sample.request);
+    if (!alone.ok()) return alone.status();
     const std::string got = sample.answer.OutputString();
     ++result.answers;
-    Compare(sample, got, 0, alone.request, "the same request", 0, request.head.rows(), result);
-    for (const auto& [row, output] : alone.rows) {
+    Compare(sample, got, 0, alone->request, "the same request", 0, sample.request.head.rows(), result);
+    for (const auto& [row, output] : alone->rows) {
       ++result.rows;
       Compare(sample, got, static_cast<std::size_t>(row) * output.size(), output, "that row", row, 1, result);
     }
-    progress.Show(static_cast<double>(result.answers) / static_cast<double>(load.samples.size()), "checking");
+    show(static_cast<double>(result.answers) / static_cast<double>(samples.size()), "checking");
   }
   return result;
 }
