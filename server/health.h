@@ -7,9 +7,11 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "kernels/base/mutex.h"
 
 namespace expertd {
@@ -35,6 +37,18 @@ class Health {
 
   void LayerServes(const std::string& layer) { Set(layer, true); }
   void Ready() { Set(kReady, true); }
+
+  // The same answers for other protocols.
+  bool IsLive() const {
+    MutexLock lock(mutex_);
+    return !dead_;
+  }
+  bool IsReady() const { return Serves(kReady); }
+  bool Serves(absl::string_view name) const {
+    MutexLock lock(mutex_);
+    return !left_ && std::find(serving_.begin(), serving_.end(), name) != serving_.end();
+  }
+
   // Draining: nothing but "live" serves, and that is final.
   void Leave() {
     MutexLock lock(mutex_);
@@ -44,6 +58,7 @@ class Health {
   void Dead() {
     Leave();
     MutexLock lock(mutex_);
+    dead_ = true;
     SetAll(kLive, false);
   }
 
@@ -61,10 +76,11 @@ class Health {
     for (grpc::HealthCheckServiceInterface* service : services_) service->SetServingStatus(name, serving);
   }
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::vector<grpc::HealthCheckServiceInterface*> services_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> serving_ ABSL_GUARDED_BY(mutex_);
   bool left_ ABSL_GUARDED_BY(mutex_) = false;
+  bool dead_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace expertd

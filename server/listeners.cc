@@ -55,15 +55,14 @@ void Configure(const GrpcListenerOptions& options, grpc::ServerBuilder& builder)
 
 }  // namespace
 
-absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Service* service) {
+absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, absl::Span<grpc::Service* const> services) {
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   GrpcListener listener;
   grpc::ServerBuilder builder;
   Configure(options, builder);
-  if (service == nullptr || !IsLocalAddress(options.address)) builder.SetOption(std::make_unique<WithoutPlugins>());
-  if (service != nullptr) {
-    builder.RegisterService(service);
-  } else {
+  if (services.empty() || !IsLocalAddress(options.address)) builder.SetOption(std::make_unique<WithoutPlugins>());
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  if (services.empty()) {
     listener.rest = std::make_unique<grpc::CallbackGenericService>();
     builder.RegisterCallbackGenericService(listener.rest.get());
   }

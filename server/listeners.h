@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace expertd {
 
@@ -32,9 +33,9 @@ struct GrpcListener {
   void Stop();
 };
 
-// Starts a server for `service`, or for nothing but health when null. Reflection is served on local addresses
-// only. Unavailable when the address cannot be bound, also when another process has it.
-absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, grpc::Service* service);
+// Starts a server for `services`, or for nothing but health when there are none. Reflection is served on local
+// addresses only. Unavailable when the address cannot be bound, also when another process has it.
+absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, absl::Span<grpc::Service* const> services);
 
 // `address` with `port` in place of port 0.
 std::string WithPort(absl::string_view address, int port);

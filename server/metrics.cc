@@ -3,12 +3,15 @@
 #include <map>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/process_metrics.h"
 
 namespace expertd {
 namespace {
 
-constexpr const char* kRpcNames[kRpcCount] = {"Forward", "ForwardStream", "ListLayers", "GetServerInfo"};
+constexpr const char* kRpcNames[kRpcCount] = {"Forward",    "ForwardStream",    "ListLayers",    "GetServerInfo",
+                                              "ModelInfer", "ModelStreamInfer", "InferenceQuery"};
 
 enum Stage { kDecode, kQueue, kStageIn, kRoute, kGemm, kCombine, kStageOut, kWrite };
 constexpr const char* kStageNames[] = {"decode", "queue", "stage_in", "route", "gemm", "combine", "stage_out", "write"};
@@ -45,6 +48,17 @@ prometheus::MetricFamily GaugeFamily(const char* name, const char* help) {
   family.help = help;
   family.type = prometheus::MetricType::Gauge;
   return family;
+}
+
+void Add(const RequestTimes& times, RequestTimes* sum) {
+  sum->decode += times.decode;
+  sum->queue += times.queue;
+  sum->stages.stage_in += times.stages.stage_in;
+  sum->stages.route += times.stages.route;
+  sum->stages.gemm += times.stages.gemm;
+  sum->stages.combine += times.stages.combine;
+  sum->stages.stage_out += times.stages.stage_out;
+  sum->total += times.total;
 }
 
 void AddGauge(prometheus::MetricFamily& family, std::vector<prometheus::ClientMetric::Label> labels, double value) {
@@ -144,8 +158,8 @@ void Metrics::AddLayer(const Layer& layer) {
   const std::string name = layer.spec().Name();
   const prometheus::Labels labels = {{"layer", name}};
   weight_bytes_->Add(labels).Set(static_cast<double>(layer.weight_bytes()));
-  const LayerSeries series = {&batch_rows_->Add(labels, Doubling(16384)),
-                              &batch_requests_->Add(labels, Doubling(1024))};
+  const LayerSeries series = {
+      &batch_rows_->Add(labels, Doubling(16384)), &batch_requests_->Add(labels, Doubling(1024)), {}};
   live_->AddLayer(name);
   MutexLock lock(mutex_);
   layers_[&layer] = series;
@@ -162,10 +176,32 @@ void Metrics::RequestDone(Rpc rpc, absl::StatusCode code, double seconds) {
   request_seconds_[static_cast<int>(rpc)]->Observe(seconds);
 }
 
-void Metrics::Answered(const RequestTimes& times) {
+void Metrics::Answered(const Layer& layer, std::int64_t rows, const RequestTimes& times) {
   const StageTimes& s = times.stages;
   const double seconds[] = {times.decode, times.queue, s.stage_in, s.route, s.gemm, s.combine, s.stage_out};
   for (int stage = kDecode; stage <= kStageOut; ++stage) stage_seconds_[stage]->Observe(seconds[stage]);
+  MutexLock lock(mutex_);
+  const auto found = layers_.find(&layer);
+  if (found == layers_.end()) return;
+  LayerTotals& totals = found->second.totals;
+  ++totals.answered;
+  totals.rows += rows;
+  totals.last_answer_ms = absl::ToUnixMillis(absl::Now());
+  Add(times, &totals.answered_seconds);
+}
+
+void Metrics::Failed(const Layer& layer, double seconds) {
+  MutexLock lock(mutex_);
+  const auto found = layers_.find(&layer);
+  if (found == layers_.end()) return;
+  ++found->second.totals.failed;
+  found->second.totals.failed_seconds += seconds;
+}
+
+LayerTotals Metrics::TotalsOf(const Layer& layer) const {
+  MutexLock lock(mutex_);
+  const auto found = layers_.find(&layer);
+  return found == layers_.end() ? LayerTotals{} : found->second.totals;
 }
 
 void Metrics::Rejected(absl::StatusCode code) { rejected_[static_cast<int>(code)]->Increment(); }
@@ -176,6 +212,7 @@ void Metrics::BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requ
     MutexLock lock(mutex_);
     const auto found = layers_.find(&layer);
     if (found == layers_.end()) return;
+    ++found->second.totals.batches;
     series = found->second;
   }
   series.batch_rows->Observe(static_cast<double>(rows));

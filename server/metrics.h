@@ -10,6 +10,7 @@
 #include <prometheus/registry.h>
 
 #include <array>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -23,8 +24,16 @@
 
 namespace expertd {
 
-enum class Rpc { kForward, kForwardStream, kListLayers, kGetServerInfo };
-inline constexpr int kRpcCount = 4;
+enum class Rpc {
+  kForward,
+  kForwardStream,
+  kListLayers,
+  kGetServerInfo,
+  kModelInfer,
+  kModelStreamInfer,
+  kInferenceQuery,  // every other call of the open inference protocol
+};
+inline constexpr int kRpcCount = 7;
 
 // Seconds of one request, as its answer reports them.
 struct RequestTimes {
@@ -32,6 +41,17 @@ struct RequestTimes {
   double queue = 0;
   StageTimes stages;
   double total = 0;
+};
+
+// What a layer has done since it was loaded. Seconds are sums.
+struct LayerTotals {
+  std::int64_t answered = 0;  // requests
+  std::int64_t rows = 0;      // of them
+  std::int64_t failed = 0;    // requests that were accepted and not answered
+  std::int64_t batches = 0;
+  RequestTimes answered_seconds;
+  double failed_seconds = 0;
+  std::int64_t last_answer_ms = 0;  // since 1970; 0: none
 };
 
 // What a scrape asks for and nobody counts in between.
@@ -54,10 +74,14 @@ class Metrics {
 
   // Every request once, refused ones too; on a stream each message is a request.
   void RequestDone(Rpc rpc, absl::StatusCode code, double seconds);
-  void Answered(const RequestTimes& times);
+  void Answered(const Layer& layer, std::int64_t rows, const RequestTimes& times);
+  // Accepted, and then not answered with rows.
+  void Failed(const Layer& layer, double seconds);
   // Refused before it was queued.
   void Rejected(absl::StatusCode code);
   void BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests);
+  // Zeros for a layer that is not known.
+  LayerTotals TotalsOf(const Layer& layer) const;
   // From handing an answer to the transport until it took all of it.
   void WriteDone(double seconds);
   void WriteTimedOut();
@@ -73,6 +97,7 @@ class Metrics {
   struct LayerSeries {
     prometheus::Histogram* batch_rows;
     prometheus::Histogram* batch_requests;
+    LayerTotals totals;
   };
   static constexpr int kCodes = 17;
   static constexpr int kStages = 8;
@@ -92,7 +117,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>* credential_reloads_;
   prometheus::Family<prometheus::Gauge>* certificate_expiry_;
 
-  Mutex mutex_;
+  mutable Mutex mutex_;
   absl::flat_hash_map<const Layer*, LayerSeries> layers_ ABSL_GUARDED_BY(mutex_);
 };
 

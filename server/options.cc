@@ -102,6 +102,8 @@ const OptionRow kOptions[] = {
     {"write-timeout-ms", "Requests", &ServerOptions::write_timeout_ms,
      "A caller that does not read its answer for so long is cancelled, milliseconds", 1, kDayMs},
     {"refuse-non-finite", "Requests", &ServerOptions::refuse_non_finite, "Refuse rows that hold NaN or infinity"},
+    {"kserve-shared-memory", "Requests", &ServerOptions::kserve_shared_memory,
+     "Callers of the open inference protocol on this machine may bring POSIX shared memory"},
 
     {"drain-grace-ms", "Stop", &ServerOptions::drain_grace_ms,
      "After SIGTERM: how long new work is still taken while balancers turn away, milliseconds", 0, kDayMs},

@@ -55,6 +55,7 @@ struct ServerOptions {
   std::string tenant_weights;  // "NAME=WEIGHT,..."; who is not named weighs 1
   std::int64_t write_timeout_ms = 5000;
   bool refuse_non_finite = false;
+  bool kserve_shared_memory = false;  // callers of the open inference protocol may bring POSIX shared memory
 
   // Stop
   std::int64_t drain_grace_ms = 1000;

@@ -151,7 +151,7 @@ grpc::ByteBuffer Answer(Metrics& metrics, const Pending& pending, std::unique_pt
     head.topk_weights = RoutingWeights(*job, head.k);
   }
   const std::string prefix = pending.form.encode(head, static_cast<std::uint64_t>(bytes.output));
-  metrics.Answered(times);
+  metrics.Answered(*job->layer, job->rows, times);
   return MakeMessage(std::move(job), prefix, pending.form.deliver ? 0 : bytes.all);
 }
 
@@ -165,6 +165,7 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
   }
   if (status.ok()) message = Answer(metrics, pending, std::move(job), report);
   const double total = Seconds(Clock::now() - arrival);
+  if (!status.ok()) metrics.Failed(*job->layer, total);
   metrics.RequestDone(pending.rpc, status.code(), total);
   LogRequest(pending.head, status, total);
   pending.answer(std::move(status), std::move(message));

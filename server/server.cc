@@ -11,6 +11,7 @@
 #include "server/access/security.h"
 #include "server/call_registry.h"
 #include "server/health.h"
+#include "server/kserve/inference_service.h"
 #include "server/layer_table.h"
 #include "server/listeners.h"
 #include "server/log.h"
@@ -75,6 +76,13 @@ v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo&
   return info;
 }
 
+kserve::InferenceLimits InferenceLimitsOf(const ServerOptions& options, std::int64_t max_message_bytes) {
+  return {.max_rows = options.max_rows_per_request,
+          .max_message_bytes = max_message_bytes,
+          .max_in_flight_per_stream = options.max_in_flight_per_stream,
+          .shared_memory = options.kserve_shared_memory};
+}
+
 }  // namespace
 
 // What the scheduler tells, passed on to who wants to know.
@@ -110,7 +118,8 @@ struct Server::State {
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
         path(*engine, admission, scheduler, layers, metrics, LimitsOf(options, engine->info())),
-        service(access, path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)) {}
+        service(access, path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)),
+        inference(access, path, calls, layers, health, InferenceLimitsOf(options, max_message_bytes)) {}
 
   absl::Status Bind(std::int64_t max_message_bytes);
   // The watch's thread: callers that do not read, a device that does not answer, credentials that were renewed.
@@ -134,6 +143,7 @@ struct Server::State {
   RequestPath path;
   CallRegistry calls;
   ExpertdService service;
+  kserve::InferenceService inference;
   GrpcListener service_listener;
   GrpcListener health_listener;
   std::unique_ptr<MetricsListener> metrics_listener;
@@ -186,13 +196,13 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
                                                .max_message_bytes = kGrpcLimitFactor * max_message_bytes,
                                                .max_streams_per_connection = options.max_streams_per_connection,
                                                .credentials = security.ServerCredentials()};
-  absl::StatusOr<GrpcListener> bound = Listen(service_options, &service);
+  absl::StatusOr<GrpcListener> bound = Listen(service_options, {&service, &inference});
   if (!bound.ok()) return bound.status();
   service_listener = *std::move(bound);
   health.Attach(*service_listener.server);
   addresses.service = service_listener.address;
   if (!options.health_address.empty()) {
-    absl::StatusOr<GrpcListener> probes = Listen({.address = options.health_address}, nullptr);
+    absl::StatusOr<GrpcListener> probes = Listen({.address = options.health_address}, {});
     if (!probes.ok()) return probes.status();
     health_listener = *std::move(probes);
     health.Attach(*health_listener.server);

@@ -7,19 +7,19 @@
 #include "absl/strings/match.h"
 
 namespace expertd {
+
 namespace {
 
 constexpr absl::string_view kScheme = "bearer ";  // in any case, as RFC 7235 has it
 
-// As gRPC writes peers: "ipv4:127.0.0.1:40000", "ipv6:%5B::1%5D:40000", "unix:...".
+}  // namespace
+
 bool IsLocalPeer(const std::string& peer) {
   for (const char* local : {"ipv4:127.", "ipv6:[::1]:", "ipv6:%5B::1%5D:", "unix:", "unix-abstract:"}) {
     if (absl::StartsWith(peer, local)) return true;
   }
   return false;
 }
-
-}  // namespace
 
 absl::StatusOr<Caller> Access::Admit(const grpc::ServerContextBase& context, Role role) const {
   absl::StatusOr<Caller> caller = Identify(context);

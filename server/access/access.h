@@ -28,6 +28,9 @@ struct AccessOptions {
   bool local_admin = false;
 };
 
+// Whether a peer, as gRPC writes it, is on this machine: "ipv4:127.0.0.1:40000", "ipv6:%5B::1%5D:40000", "unix:...".
+bool IsLocalPeer(const std::string& peer);
+
 // Thread-safe.
 class Access {
  public:
