@@ -7,7 +7,6 @@
 #include "absl/strings/match.h"
 
 namespace expertd {
-
 namespace {
 
 constexpr absl::string_view kScheme = "bearer ";  // in any case, as RFC 7235 has it

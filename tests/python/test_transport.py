@@ -1,7 +1,5 @@
-"""TLS, mutual TLS, tokens, pushback and the retry budget, against a small gRPC server of our own: the real one has no TLS yet."""
+"""TLS, mutual TLS, tokens, pushback and the retry budget, against a small gRPC server of our own that fails when told to."""
 import concurrent.futures
-import datetime
-import ipaddress
 import time
 
 import expertd
@@ -10,9 +8,8 @@ import numpy as np
 import pytest
 from expertd.v1 import expertd_pb2 as pb
 
-x509 = pytest.importorskip("cryptography.x509")
-from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
-from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
+pytest.importorskip("cryptography")
+from certificates import certificate, pem  # noqa: E402
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -34,25 +31,6 @@ class Echo(grpc.GenericRpcHandler):
             context.set_trailing_metadata(trailers)
             context.abort(code, message)
         return pb.ForwardResponse(result=pb.ForwardResult(rows=request.rows, dtype=request.dtype, output=request.hidden_states))
-
-
-def certificate(name, issuer=None):
-    """(key, certificate) signed by `issuer`, or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer[1].subject if issuer else subject).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=1))
-    builder = builder.not_valid_after(now + datetime.timedelta(hours=1)).add_extension(names, False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
-    return key, builder.sign(issuer[0] if issuer else key, hashes.SHA256())
-
-
-def pem(pair):
-    key, cert = pair
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return private, cert.public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.fixture(scope="module")
