@@ -70,7 +70,14 @@ step "clang: thread-safety analysis, fuzz corpus"
 build_preset clang
 
 step "deployment kit: chart, rules, dashboard, units"
-tests/deploy/run.sh -q || failed+=("deployment kit")
+reports+=("deployment kit=$PWD/build/deploy-test/reports")
+rm -rf build/deploy-test/reports
+tests/deploy/run.sh -q --junitxml="$PWD/build/deploy-test/reports/pytest.xml" || failed+=("deployment kit")
+
+step "python package, tritonclient"
+reports+=("python=$PWD/build/python/reports")
+rm -rf build/python/reports
+tests/python/run.sh --junitxml="$PWD/build/python/reports/pytest.xml" || failed+=("python package")
 
 step "quickstart"
 deploy/quickstart.sh --seconds 3 || failed+=("quickstart")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Adds up the GoogleTest reports under the given folders: a line per folder, skipped tests by reason, and the totals last.
+"""Adds up the reports of GoogleTest and pytest (JUnit XML) under the given folders: a line per folder, skipped tests by reason, and the totals last.
 
 usage: totals.py NAME=FOLDER ...     exit 1 when a test failed or a folder holds no report
 """
@@ -14,13 +14,13 @@ def read(folder):
     skipped = collections.Counter()
     for report in sorted(pathlib.Path(folder).glob("*.xml")):
         for case in ET.parse(report).getroot().iter("testcase"):
-            if case.find("failure") is not None:
+            if case.find("failure") is not None or case.find("error") is not None:
                 failed += 1
                 print(f"  FAILED {case.get('classname')}.{case.get('name')}")
             elif case.find("skipped") is not None or case.get("result") == "skipped":
                 message = case.find("skipped").get("message", "") if case.find("skipped") is not None else ""
                 skipped[message.strip().split("\n")[-1][:100]] += 1
-            elif case.get("status") == "run":
+            elif case.get("status", "run") == "run":  # GoogleTest lists what it did not run, pytest knows no status
                 passed += 1
     return passed, failed, skipped
 

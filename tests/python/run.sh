@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds the Python package, installs it into a virtual environment with pinned versions, type-checks it and runs its tests
-# against build/release/bin (or EXPERTD_BIN). Needs python3 with venv, and PyPI on the first run. Under two minutes.
+# Builds the Python package, installs it into a virtual environment with pinned versions, type-checks it and runs its tests, and
+# those of the open inference protocol with tritonclient, against build/release/bin (or EXPERTD_BIN). Part of tests/run.sh. Needs
+# python3-venv, and PyPI on the first run.
 #
 #   tests/python/run.sh [PYTEST_ARGS...]
 set -euo pipefail
+python3 -c "import ensurepip" 2>/dev/null || { echo "python3-venv is missing: deploy/install-packages.sh" >&2; exit 1; }
 cd "$(dirname "$0")/../.."
 environment=build/python/venv
 requirements=tests/python/requirements.txt
