@@ -1,5 +1,6 @@
 # What `cmake --install` puts where, as one package with components: find_package(expertd COMPONENTS engine).
 #
+#   bin/                         expertd, expertd-client (component programs)
 #   lib/                         libraries
 #   include/expertd/...          public headers, under the paths that our own code includes them by ("kernels/engine.h")
 #   lib/cmake/expertd/           expertd-config.cmake and, for each component, its targets expertd::<name>

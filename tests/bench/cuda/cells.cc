@@ -1,7 +1,10 @@
 #include "tests/bench/cuda/cells.h"
 
 #include <algorithm>
+#include <numeric>
 
+#include "kernels/cuda/engine/batched_rows.h"
+#include "kernels/cuda/host.h"
 #include "tests/gpu/routed_ids.h"
 #include "tests/support/random.h"
 
@@ -65,6 +68,31 @@ void Align(Timer& timer, std::int64_t n, std::int64_t e) {
   const DeviceWorkspace workspace = DeviceWorkspace::For(args);
   timer.Report({.op = "moe_align_block_size", .shape = Times({n, 8, e}), .rows = n, .bytes = 4.0 * (slots + padded)},
                kCopyBandwidth, [&](cuda::Stream stream) { return cuda::MoeAlignBlockSize(args, workspace, stream); });
+}
+
+// The engine's way into the batched layout, by destination: whole rows in order, each read as often as it is wanted.
+// Beside fused_routing_scatter, which goes by source and sorts first.
+void ToBatched(Timer& timer, std::int64_t n, std::int64_t e, std::int64_t k, std::int64_t d) {
+  const std::vector<std::int32_t> ids = testing::RoutedIds(n, e, k);
+  std::vector<std::int32_t> ends(static_cast<std::size_t>(e + 1)), sorted(ids.size());
+  for (const std::int32_t id : ids) ++ends[id + 1];
+  const std::int64_t most = *std::max_element(ends.begin(), ends.end());
+  std::partial_sum(ends.begin(), ends.end(), ends.begin());
+  const DeviceArray<std::int32_t> offsets(ends), starts(e + 1);
+  for (std::size_t slot = 0; slot < ids.size(); ++slot) sorted[ends[ids[slot]]++] = static_cast<std::int32_t>(slot);
+  const DeviceArray<std::int32_t> sorted_slots(sorted);
+  const DeviceArray<std::byte> rows = RandomBf16(n * d * 2, 1.0f), batched(e * most * d * 2);
+  const cuda::ToBatchedLaunch launch = {.part = {.experts = e, .rows = most, .d = d, .offsets = offsets.data()},
+                                        .sorted_slots = sorted_slots.data(),
+                                        .x = rows.data(),
+                                        .rows_divisor = k,
+                                        .batched = batched.data(),
+                                        .batch_offsets = starts.data()};
+  timer.Report(
+      {.op = "rows to experts (engine)", .shape = Times({e, k, d}), .rows = n, .bytes = 2.0 * d * (n + e * most)},
+      kCopyBandwidth, [&](cuda::Stream stream) {
+        return cuda::FromCuda(cuda::LaunchToBatched(launch, stream.handle), "rows to experts");
+      });
 }
 
 // The six ops that move rows, on a layer of E experts, K of them a row, D, F.
@@ -157,6 +185,8 @@ void RunRowCells(Timer& timer) {
   for (const std::int64_t n : {1, 32, 512, 8192}) Rows(timer, n, 128, 8, 2048, 768);
   Rows(timer, 32, 256, 8, 7168, 2048);
   Rows(timer, 8192, 256, 8, 7168, 2048);
+  ToBatched(timer, 8192, 128, 8, 2048);
+  ToBatched(timer, 8192, 256, 8, 7168);
 }
 
 }  // namespace expertd::bench
