@@ -207,6 +207,42 @@ EXPERTD_WORKSPACE(fused_dispatch_pack);
 EXPERTD_WORKSPACE(fused_moe_forward);
 #undef EXPERTD_WORKSPACE
 
+/* ---- training: a forward that keeps what backward needs, and backward (kernels/cuda/moe_backward.h) ---- */
+
+typedef enum expertd_recompute {
+  EXPERTD_RECOMPUTE_NOTHING = 0,    /* saved: maps, both products, the activation */
+  EXPERTD_RECOMPUTE_ACTIVATIONS = 1 /* saved: maps and the first product */
+} expertd_recompute;
+
+/* fused_moe_forward, the same bits, that also fills `saved`: device memory, 256-byte aligned. The host needs none. */
+typedef struct expertd_moe_forward_args {
+  expertd_fused_moe_forward_args forward;
+  int32_t recompute; /* expertd_recompute */
+  void* saved;
+  int64_t saved_bytes;
+} expertd_moe_forward_args;
+expertd_status expertd_moe_forward(const expertd_moe_forward_args* args, const expertd_launch* launch);
+/* Bytes of `saved` and of the launch's workspace on a CUDA device; pointers in the args may be null. */
+expertd_status expertd_moe_forward_sizes(const expertd_moe_forward_args* args, int64_t* saved_bytes,
+                                         int64_t* workspace_bytes);
+
+/* Gradients of sum(grad_out * out). */
+typedef struct expertd_moe_backward_args {
+  expertd_fused_moe_forward_args forward; /* what moe_forward saw; `out` is not used */
+  int32_t recompute;                      /* as then */
+  int32_t w_dtype;                        /* expertd_dtype of grad_gate_up and grad_down */
+  void* saved;                            /* what it filled */
+  int64_t saved_bytes;
+  const void* grad_out; /* [N, D] */
+  void* grad_rows;      /* [N, D] */
+  float* grad_weights;  /* [N, K], 0 for slots that are not held */
+  void* grad_gate_up;   /* [E, 2F, D], or null: not wanted */
+  void* grad_down;      /* [E, D, F], or null: not wanted */
+} expertd_moe_backward_args;
+expertd_status expertd_moe_backward(const expertd_moe_backward_args* args, const expertd_launch* launch);
+/* On the CUDA device `device`: kernels differ between them. */
+expertd_status expertd_moe_backward_workspace(const expertd_moe_backward_args* args, int32_t device, int64_t* bytes);
+
 #ifdef __cplusplus
 }
 #endif

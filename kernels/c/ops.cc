@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/c/expertd_ops.h"
+#include "kernels/c/read_args.h"
 #include "kernels/c/status.h"
 #include "kernels/reference/ops.h"
 #ifdef EXPERTD_WITH_CUDA
@@ -16,40 +17,11 @@
 namespace expertd::c {
 namespace {
 
-// Fields whose values need a translation; remembers the first that has none.
-class Reader {
- public:
-  DType Rows(const char* field, std::int32_t value) {
-    return Named(field, value, EXPERTD_F32) == EXPERTD_BF16 ? DType::kBF16 : DType::kF32;
-  }
-  // C's enumerators have the values of ours (checked below).
-  template <typename Enum>
-  Enum Of(const char* field, std::int32_t value, Enum last) {
-    return static_cast<Enum>(Named(field, value, static_cast<std::int32_t>(last)));
-  }
-  const absl::Status& status() const { return status_; }
-
- private:
-  std::int32_t Named(const char* field, std::int32_t value, std::int32_t last) {
-    if (value >= 0 && value <= last) return value;
-    if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(field, ": ", value, " is not in 0..", last));
-    return 0;
-  }
-  absl::Status status_;
-};
 static_assert(static_cast<int>(Activation::kSwigluOai) == EXPERTD_SWIGLU_OAI &&
               static_cast<int>(Score::kRaw) == EXPERTD_RAW &&
               static_cast<int>(GroupScore::kTop2Sum) == EXPERTD_GROUPS_TOP2_SUM &&
               static_cast<int>(Weigh::kSparseMixer) == EXPERTD_WEIGH_SPARSE_MIXER &&
               static_cast<int>(Renormalise::kMaxSumEps) == EXPERTD_RENORMALISE_MAX_SUM_EPS);
-
-// What the activation's fields say, for the ops that have them.
-template <typename Args, typename From>
-void ReadActivation(const From& from, Reader& reader, Args& args) {
-  args.activation = reader.Of("activation", from.activation, Activation::kSwigluOai);
-  if (from.limit != 0) args.limit = from.limit;
-  if (from.alpha != 0) args.alpha = from.alpha;
-}
 
 RoutingRule ReadRule(const expertd_routing_rule& from, bool correction_bias, Reader& reader) {
   return {.score = reader.Of("rule.score", from.score, Score::kRaw),
@@ -187,25 +159,6 @@ MoeGroupedGemmArgs Read(const expertd_moe_grouped_gemm_args& from, Reader& reade
           .out = from.out};
 }
 
-FusedMoeForwardArgs Read(const expertd_fused_moe_forward_args& from, Reader& reader) {
-  FusedMoeForwardArgs args = {.n = from.n,
-                              .d = from.d,
-                              .e = from.e,
-                              .k = from.k,
-                              .f = from.f,
-                              .weight_on_input = from.weight_on_input != 0,
-                              .dtype = reader.Rows("dtype", from.dtype),
-                              .out_dtype = reader.Rows("out_dtype", from.out_dtype),
-                              .rows = from.rows,
-                              .ids = from.ids,
-                              .weights = from.weights,
-                              .gate_up = from.gate_up,
-                              .down = from.down,
-                              .out = from.out};
-  ReadActivation(from, reader, args);
-  return args;
-}
-
 MoeWeightGradArgs Read(const expertd_moe_weight_grad_args& from, Reader& reader) {
   return {.positions = from.positions,
           .e = from.e,
@@ -231,10 +184,7 @@ absl::Status WithArgs(const From* from, const Body& body) {
 template <typename From, typename Host, typename Device>
 expertd_status Run(const From* from, const expertd_launch* launch, const Host& host, const Device& device) {
   return Guarded([&]() -> absl::Status {
-    if (launch == nullptr) return absl::InvalidArgumentError("launch: is null");
-    if (launch->device < EXPERTD_HOST) {
-      return absl::InvalidArgumentError(absl::StrCat("launch.device: ", launch->device, " is below -1 (the host)"));
-    }
+    if (absl::Status status = CheckLaunch(launch); !status.ok()) return status;
     return WithArgs(
         from, [&](const auto& args) { return launch->device == EXPERTD_HOST ? host(args) : device(args, *launch); });
   });
@@ -264,9 +214,6 @@ absl::Status OnDevice(const Args& args, const expertd_launch& launch, const Op& 
     });                                                                                               \
   }
 #else
-absl::Status NoCuda() {
-  return absl::UnavailableError("launch.device: this library was built without CUDA and has only the host (-1)");
-}
 #define EXPERTD_DEVICE_OP(name) [](const auto&, const expertd_launch&) { return NoCuda(); }
 #endif
 

@@ -1,6 +1,8 @@
 #include "kernels/reference/backward.h"
 
+#include <initializer_list>
 #include <tuple>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "kernels/ops.h"
@@ -10,6 +12,16 @@
 namespace expertd::reference {
 namespace {
 
+using Sizes = std::tuple<absl::string_view, std::size_t, std::int64_t>;  // field, elements, what it should have
+absl::Status CheckSizes(std::initializer_list<Sizes> sizes) {
+  for (const auto& [field, size, want] : sizes) {
+    if (static_cast<std::int64_t>(size) != want) {
+      return absl::InvalidArgumentError(absl::StrFormat("%s: %d elements, the sizes give %d", field, size, want));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckProblem(const MoeProblem& p) {
   LayerSpec spec;
   spec.hidden_size = p.d;
@@ -18,21 +30,16 @@ absl::Status CheckProblem(const MoeProblem& p) {
   spec.experts_per_token = p.k;
   spec.routing = p.rule;
   if (absl::Status status = spec.Validate(); !status.ok()) return status;
+  return CheckSizes({{"rows", p.rows.size(), p.n * p.d},
+                     {"gate_up", p.gate_up.size(), p.e * 2 * p.f * p.d},
+                     {"down", p.down.size(), p.e * p.d * p.f}});
+}
+
+absl::Status CheckRouter(const MoeProblem& p) {
   if (p.rule.correction_bias || p.rule.weigh == Weigh::kSparseMixer) {
     return absl::InvalidArgumentError("rule: correction_bias and the sparse mixer have no gradient here");
   }
-  const std::tuple<absl::string_view, std::size_t, std::int64_t> sizes[] = {
-      {"rows", p.rows.size(), p.n * p.d},
-      {"logits", p.logits.size(), p.n * p.e},
-      {"gate_up", p.gate_up.size(), p.e * 2 * p.f * p.d},
-      {"down", p.down.size(), p.e * p.d * p.f},
-  };
-  for (const auto& [field, size, want] : sizes) {
-    if (static_cast<std::int64_t>(size) != want) {
-      return absl::InvalidArgumentError(absl::StrFormat("%s: %d elements, the sizes give %d", field, size, want));
-    }
-  }
-  return absl::OkStatus();
+  return CheckSizes({{"logits", p.logits.size(), p.n * p.e}});
 }
 
 GatedActivation ActivationOf(const MoeProblem& p) { return {p.activation, p.limit, p.alpha}; }
@@ -59,7 +66,7 @@ absl::Status SortSlots(const MoeProblem& p, MoeForwardResult& f) {
   std::vector<std::int32_t> counts(p.e), block_experts(slots);
   f.offsets.resize(p.e + 1);
   f.sorted_slots.resize(slots);
-  f.slot_pos.resize(slots);
+  f.slot_pos.assign(slots, -1);
   const absl::Status status = MoeAlignBlockSize({.slots = slots,
                                                  .e = p.e,
                                                  .block = 1,
@@ -69,7 +76,7 @@ absl::Status SortSlots(const MoeProblem& p, MoeForwardResult& f) {
                                                  .sorted_slots = f.sorted_slots.data(),
                                                  .block_experts = block_experts.data()});
   if (!status.ok()) return status;
-  for (std::int64_t pos = 0; pos < slots; ++pos) f.slot_pos[f.sorted_slots[pos]] = static_cast<std::int32_t>(pos);
+  for (std::int64_t pos = 0; pos < f.offsets[p.e]; ++pos) f.slot_pos[f.sorted_slots[pos]] = static_cast<int>(pos);
   return absl::OkStatus();
 }
 
@@ -77,17 +84,29 @@ absl::Status SortSlots(const MoeProblem& p, MoeForwardResult& f) {
 
 absl::StatusOr<MoeForwardResult> MoeForward(const MoeProblem& p) {
   if (absl::Status status = CheckProblem(p); !status.ok()) return status;
-  MoeForwardResult r;
+  if (absl::Status status = CheckRouter(p); !status.ok()) return status;
+  std::vector<std::int32_t> ids;
+  std::vector<double> weights;
   for (std::int64_t i = 0; i < p.n; ++i) {
     const Routing routing = Route(p.rule, p.k, RowOf(p.logits, p.e, i), {});
-    r.topk_ids.insert(r.topk_ids.end(), routing.ids.begin(), routing.ids.end());
-    r.topk_weights.insert(r.topk_weights.end(), routing.weights.begin(), routing.weights.end());
+    ids.insert(ids.end(), routing.ids.begin(), routing.ids.end());
+    weights.insert(weights.end(), routing.weights.begin(), routing.weights.end());
   }
-  if (absl::Status status = SortSlots(p, r); !status.ok()) return status;
+  return ExpertsForward(p, std::move(ids), std::move(weights));
+}
 
+absl::StatusOr<MoeForwardResult> ExpertsForward(const MoeProblem& p, std::vector<std::int32_t> topk_ids,
+                                                std::vector<double> topk_weights) {
   const std::int64_t slots = p.n * p.k;
+  absl::Status status = CheckProblem(p);
+  if (status.ok()) status = CheckSizes({{"ids", topk_ids.size(), slots}, {"weights", topk_weights.size(), slots}});
+  if (!status.ok()) return status;
+  MoeForwardResult r;
+  r.topk_ids = std::move(topk_ids);
+  r.topk_weights = std::move(topk_weights);
+  if (status = SortSlots(p, r); !status.ok()) return status;
   r.x = Zeros(slots * p.d);
-  for (std::int64_t pos = 0; pos < slots; ++pos) {
+  for (std::int64_t pos = 0; pos < r.offsets[p.e]; ++pos) {
     const std::int64_t s = r.sorted_slots[pos];
     const double factor = p.rule.weight_on_input ? r.topk_weights[s] : 1.0;
     for (std::int64_t j = 0; j < p.d; ++j) r.x[pos * p.d + j] = factor * p.rows[s / p.k * p.d + j];
@@ -106,6 +125,19 @@ absl::StatusOr<MoeForwardResult> MoeForward(const MoeProblem& p) {
 
 absl::StatusOr<MoeGradients> MoeBackward(const MoeProblem& p, const MoeForwardResult& r,
                                          const std::vector<double>& grad_out) {
+  if (absl::Status status = CheckRouter(p); !status.ok()) return status;
+  absl::StatusOr<MoeGradients> g = ExpertsBackward(p, r, grad_out);
+  for (std::int64_t i = 0; g.ok() && i < p.n; ++i) {
+    const Routing routing{{r.topk_ids.begin() + i * p.k, r.topk_ids.begin() + (i + 1) * p.k}, {}, 0};
+    const std::vector<double> grad =
+        RouteGrad(p.rule, RowOf(p.logits, p.e, i), routing, RowOf(g->topk_weights, p.k, i));
+    g->logits.insert(g->logits.end(), grad.begin(), grad.end());
+  }
+  return g;
+}
+
+absl::StatusOr<MoeGradients> ExpertsBackward(const MoeProblem& p, const MoeForwardResult& r,
+                                             const std::vector<double>& grad_out) {
   if (absl::Status status = CheckProblem(p); !status.ok()) return status;
   const std::int64_t slots = p.n * p.k;
   if (static_cast<std::int64_t>(grad_out.size()) != p.n * p.d || static_cast<std::int64_t>(r.x.size()) != slots * p.d) {
@@ -132,11 +164,6 @@ absl::StatusOr<MoeGradients> MoeBackward(const MoeProblem& p, const MoeForwardRe
   RoutingWeightGrad(p.n, p.d, p.k, on_input ? grad_x : r.expert_out, on_input ? p.rows : grad_out, r.slot_pos.data(),
                     g.topk_weights);
   GatherReduce(p.n, p.d, p.k, grad_x, r.slot_pos.data(), on_input ? In(r.topk_weights) : no_weights, g.rows);
-  for (std::int64_t i = 0; i < p.n; ++i) {
-    const Routing routing{{r.topk_ids.begin() + i * p.k, r.topk_ids.begin() + (i + 1) * p.k}, {}, 0};
-    const std::vector<double> grad = RouteGrad(p.rule, RowOf(p.logits, p.e, i), routing, RowOf(g.topk_weights, p.k, i));
-    g.logits.insert(g.logits.end(), grad.begin(), grad.end());
-  }
   return g;
 }
 

@@ -45,6 +45,14 @@ struct MoeGradients {
   std::vector<double> down;          // [E, D, F]
 };
 
+// The experts alone, for routing that is given: of the problem's rule only weight_on_input counts, and logits are not
+// used. Ids of -1 are skipped. InvalidArgument: sizes and vectors do not fit.
+absl::StatusOr<MoeForwardResult> ExpertsForward(const MoeProblem& problem, std::vector<std::int32_t> topk_ids,
+                                                std::vector<double> topk_weights);
+// Every gradient but that of the logits.
+absl::StatusOr<MoeGradients> ExpertsBackward(const MoeProblem& problem, const MoeForwardResult& forward,
+                                             const std::vector<double>& grad_out);
+
 // InvalidArgument: sizes and vectors do not fit, or a rule as excluded above.
 absl::StatusOr<MoeForwardResult> MoeForward(const MoeProblem& problem);
 // Gradients of sum(grad_out * out), grad_out [N, D]; `forward` is MoeForward's answer to `problem`.

@@ -124,6 +124,22 @@ static void test_ops(void) {
   EXPECT(fabs(out[0] - want) < 1e-6);
   EXPECT(out[1] == 0.0f);
 
+  /* The same with gradients: of the weight, what it multiplies; of a slot that is not used, nothing. */
+  const float grad_out[2] = {1.0f, 1.0f};
+  float grad_rows[2] = {NAN, NAN}, grad_weights[2] = {NAN, NAN};
+  expertd_moe_forward_args forward = {.forward = moe};
+  out[0] = NAN;
+  EXPECT(expertd_moe_forward(&forward, &host) == EXPERTD_OK);
+  EXPECT(fabs(out[0] - want) < 1e-6);
+  expertd_moe_backward_args backward = {.forward = moe, .grad_out = grad_out, .grad_rows = grad_rows};
+  EXPECT_FAILS(expertd_moe_backward(&backward, &host), EXPERTD_INVALID_ARGUMENT, "grad_weights");
+  backward.grad_weights = grad_weights;
+  EXPECT(expertd_moe_backward(&backward, &host) == EXPERTD_OK);
+  EXPECT(fabs(grad_weights[0] - want / 0.25) < 1e-5 && grad_weights[1] == 0.0f);
+  EXPECT(fabs(grad_rows[0]) > 0.1 && grad_rows[1] == 0.0f);
+  backward.recompute = 2;
+  EXPECT_FAILS(expertd_moe_backward(&backward, &host), EXPERTD_INVALID_ARGUMENT, "recompute: 2");
+
   const float logits[4] = {0.0f, 1.0f, 1.0f, -1.0f};
   float chosen[2];
   int32_t experts[2];

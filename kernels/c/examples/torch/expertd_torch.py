@@ -3,11 +3,13 @@
     import expertd_torch
     weights, ids = torch.ops.expertd.fused_topk_routing(logits, 8)
     out = torch.ops.expertd.fused_moe_forward(rows, ids, weights, gate_up, down, "silu")
+    out = expertd_torch.moe(rows, ids, weights, gate_up, down, "silu")            # the same, with gradients
     layer = expertd_torch.Layer("path/of/a/checkpoint", 0, device="cuda:0")       # a torch.nn.Module, weights in expertd
     out = layer(rows)
 
 CUDA tensors run on their device and torch's current stream, without synchronising, so both operations can be captured in a
-CUDA graph; CPU tensors run the double reference, which is slow. Forward only: tensors that want a gradient are refused.
+CUDA graph; CPU tensors run the double reference, which is slow. The operators and Layer are forward only, and refuse tensors that
+want a gradient; moe() has gradients for rows, weights, gate_up and down.
 
 The library is EXPERTD_LIBRARY, or else libexpertd_c.so.1 where the system's loader finds it.
 """
@@ -43,11 +45,11 @@ def _check(status):
 
 
 def _struct(name, *fields):
-    """A ctypes.Structure; fields are "name:type" with i i32, l i64, f float, p pointer, s string, d double."""
+    """A ctypes.Structure; fields are "name:type" with i i32, l i64, f float, p pointer, s string, or a struct of below."""
     types = {"i": ctypes.c_int32, "l": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p, "s": ctypes.c_char_p,
-             "d": ctypes.c_double}
+             "rule": globals().get("_RoutingRule"), "moe": globals().get("_MoeArgs")}
     pairs = [field.split(":") for field in fields]
-    return type(name, (ctypes.Structure,), {"_fields_": [(field, types.get(kind) or _RoutingRule) for field, kind in pairs]})
+    return type(name, (ctypes.Structure,), {"_fields_": [(field, types[kind]) for field, kind in pairs]})
 
 
 # expertd.h and expertd_ops.h, field for field.
@@ -57,6 +59,9 @@ _RoutingRule = _struct("_RoutingRule", "score:i", "group_score:i", "n_group:l", 
 _TopkArgs = _struct("_TopkArgs", "n:l", "e:l", "k:l", "rule:rule", "logits:p", "correction_bias:p", "weights:p", "ids:p")
 _MoeArgs = _struct("_MoeArgs", "n:l", "d:l", "e:l", "k:l", "f:l", "activation:i", "limit:f", "alpha:f", "weight_on_input:i",
                    "dtype:i", "out_dtype:i", "rows:p", "ids:p", "weights:p", "gate_up:p", "down:p", "out:p")
+_MoeForwardArgs = _struct("_MoeForwardArgs", "forward:moe", "recompute:i", "saved:p", "saved_bytes:l")
+_MoeBackwardArgs = _struct("_MoeBackwardArgs", "forward:moe", "recompute:i", "w_dtype:i", "saved:p", "saved_bytes:l", "grad_out:p",
+                           "grad_rows:p", "grad_weights:p", "grad_gate_up:p", "grad_down:p")
 _Segment = _struct("_Segment", "rows:l", "input:p", "output:p", "input_dtype:i", "output_dtype:i", "no_shared:i", "k:l",
                    "topk_ids:p", "topk_weights:p", "routed_ids:p", "routed_weights:p")
 _LayerInfo = _struct("_LayerInfo", "name:s", "fingerprint:s", "path:s", "hidden_size:l", "num_experts:l", "experts_per_token:l",
@@ -94,24 +99,72 @@ def _fused_topk_routing(logits, k, score="softmax", renormalise=True):
     return weights, ids
 
 
-def _fused_moe_forward(rows, ids, weights, gate_up, down, activation="silu"):
+def _moe_args(rows, ids, weights, gate_up, down, activation, out):
+    """The arguments, and the tensors that they point into."""
     device, (n, d), k, (e, f2, _) = rows.device, rows.shape, ids.shape[1], gate_up.shape
-    rows = _require(rows, "rows", [n, d], _DTYPES, device)
-    ids = _require(ids, "ids", [n, k], [torch.int32], device)
-    weights = _require(weights, "weights", [n, k], [torch.float32], device)
-    gate_up = _require(gate_up, "gate_up", [e, f2, d], [rows.dtype], device)
-    down = _require(down, "down", [e, d, f2 // 2], [rows.dtype], device)
-    out = torch.empty_like(rows)
-    args = _MoeArgs(n=n, d=d, e=e, k=k, f=f2 // 2, activation=_ACTIVATIONS[activation], dtype=_DTYPES[rows.dtype],
-                    out_dtype=_DTYPES[rows.dtype], rows=rows.data_ptr(), ids=ids.data_ptr(), weights=weights.data_ptr(),
-                    gate_up=gate_up.data_ptr(), down=down.data_ptr(), out=out.data_ptr())
+    tensors = (_require(rows, "rows", [n, d], _DTYPES, device), _require(ids, "ids", [n, k], [torch.int32], device),
+               _require(weights, "weights", [n, k], [torch.float32], device),
+               _require(gate_up, "gate_up", [e, f2, d], [rows.dtype], device),
+               _require(down, "down", [e, d, f2 // 2], [rows.dtype], device))
+    pointers = dict(zip(("rows", "ids", "weights", "gate_up", "down"), (tensor.data_ptr() for tensor in tensors)))
+    return _MoeArgs(n=n, d=d, e=e, k=k, f=f2 // 2, activation=_ACTIVATIONS[activation], dtype=_DTYPES[rows.dtype],
+                    out_dtype=_DTYPES[rows.dtype], out=out.data_ptr(), **pointers), tensors
+
+
+def _device_bytes(device, query, args, *more):
+    """Uninitialised device memory of the sizes that a query answers; from torch's allocator, which knows the stream."""
+    sizes = [ctypes.c_int64() for _ in range(2 if query is _lib.expertd_moe_forward_sizes else 1)]
+    _check(query(ctypes.byref(args), *more, *(ctypes.byref(size) for size in sizes)))
+    return [torch.empty(size.value, dtype=torch.uint8, device=device) for size in sizes]
+
+
+def _fused_moe_forward(rows, ids, weights, gate_up, down, activation="silu"):
+    out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    args, tensors = _moe_args(rows, ids, weights, gate_up, down, activation, out)
     workspace = None
-    if device.type == "cuda":  # from torch's allocator: it knows the stream, and graphs may capture it
-        wanted = ctypes.c_int64()
-        _check(_lib.expertd_fused_moe_forward_workspace(ctypes.byref(args), ctypes.byref(wanted)))
-        workspace = torch.empty(wanted.value, dtype=torch.uint8, device=device)
-    _check(_lib.expertd_fused_moe_forward(ctypes.byref(args), ctypes.byref(_launch(device, workspace))))
+    if rows.device.type == "cuda":
+        workspace, = _device_bytes(rows.device, _lib.expertd_fused_moe_forward_workspace, args)
+    _check(_lib.expertd_fused_moe_forward(ctypes.byref(args), ctypes.byref(_launch(rows.device, workspace))))
+    del tensors  # alive until here: the arguments point into them
     return out
+
+
+class _Moe(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, ids, weights, gate_up, down, activation, recompute):
+        out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+        forward, tensors = _moe_args(rows, ids, weights, gate_up, down, activation, out)
+        args, saved, workspace = _MoeForwardArgs(forward=forward, recompute=recompute), None, None
+        if rows.device.type == "cuda":
+            saved, workspace = _device_bytes(rows.device, _lib.expertd_moe_forward_sizes, args)
+            args.saved, args.saved_bytes = saved.data_ptr(), saved.numel()
+        _check(_lib.expertd_moe_forward(ctypes.byref(args), ctypes.byref(_launch(rows.device, workspace))))
+        ctx.save_for_backward(*tensors, *([] if saved is None else [saved]))
+        ctx.activation, ctx.recompute = activation, recompute
+        return out
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        rows, ids, weights, gate_up, down, *saved = ctx.saved_tensors
+        grad_out = grad_out.contiguous()
+        grads = [torch.empty_like(tensor) for tensor in (rows, weights, gate_up, down)]
+        wanted = [ctx.needs_input_grad[3], ctx.needs_input_grad[4]]
+        forward, _ = _moe_args(rows, ids, weights, gate_up, down, ctx.activation, grads[0])
+        args = _MoeBackwardArgs(forward=forward, recompute=ctx.recompute, w_dtype=_DTYPES[rows.dtype], grad_out=grad_out.data_ptr(),
+                                grad_rows=grads[0].data_ptr(), grad_weights=grads[1].data_ptr(),
+                                grad_gate_up=grads[2].data_ptr() if wanted[0] else None,
+                                grad_down=grads[3].data_ptr() if wanted[1] else None)
+        workspace = None
+        if saved:
+            args.saved, args.saved_bytes = saved[0].data_ptr(), saved[0].numel()
+            workspace, = _device_bytes(rows.device, _lib.expertd_moe_backward_workspace, args, ctypes.c_int32(rows.device.index))
+        _check(_lib.expertd_moe_backward(ctypes.byref(args), ctypes.byref(_launch(rows.device, workspace))))
+        return grads[0], None, grads[1], grads[2] if wanted[0] else None, grads[3] if wanted[1] else None, None, None
+
+
+def moe(rows, ids, weights, gate_up, down, activation="silu", recompute=False):
+    """fused_moe_forward with gradients. `recompute` saves memory: the activation and the second product are computed again."""
+    return _Moe.apply(rows, ids, weights, gate_up, down, activation, int(recompute))
 
 
 def _refuse_gradients(tensors):
