@@ -19,9 +19,9 @@ struct RoutingLanes {
   int lanes = 0;   // that share a row; 0: not for this kernel
   int values = 0;  // of each lane
 };
-// `group` experts of a group, 0 when there are none: a group must be whole chunks of one lane. At 128 experts, more lanes
-// where the groups allow it: 16384 rows of four lanes are 16 warps a multiprocessor, too few to hide their own latencies.
-// Of choices with room for the same experts both add in the same order; one with more room does not.
+// `group` experts of a group, 0 when there are none: a group must be whole chunks of one lane. At 128 experts, more
+// lanes where the groups allow it: 16384 rows of four lanes are 16 warps a multiprocessor, too few to hide their own
+// latencies. Of choices with room for the same experts both add in the same order; one with more room does not.
 constexpr RoutingLanes RoutingLanesOfManyRows(std::int64_t e, std::int64_t k, std::int64_t group) {
   constexpr RoutingLanes kChoices[] = {{4, 8}, {4, 16}, {8, 16}, {4, 32}, {8, 32}, {16, 32}};
   if (k > kRoutingChunk) return {};
