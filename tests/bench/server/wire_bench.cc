@@ -22,8 +22,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cpp/client.h"
-#include "client/cpp/program/layers.h"
 #include "client/cpp/program/bench/payload.h"
+#include "client/cpp/program/layers.h"
 #include "tests/bench/server/raw_loop.h"
 #include "tests/integration/server_process.h"
 
