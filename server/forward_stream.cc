@@ -2,18 +2,15 @@
 
 #include <grpcpp/support/slice.h>
 
-#include <optional>
 #include <utility>
 
-#include "server/status.h"
+#include "server/error_answer.h"
 
 namespace expertd {
 namespace {
 
 grpc::ByteBuffer ErrorMessage(std::uint64_t request_id, const absl::Status& status) {
-  const std::optional<std::chrono::microseconds> after = RetryAfter(status);
-  const grpc::Slice slice(
-      EncodeErrorResponse(request_id, status, after ? static_cast<std::uint64_t>(after->count()) : 0));
+  const grpc::Slice slice(EncodeError(request_id, status));
   return grpc::ByteBuffer(&slice, 1);
 }
 

@@ -10,8 +10,9 @@
 namespace expertd {
 namespace {
 
-constexpr const char* kRpcNames[kRpcCount] = {"Forward",    "ForwardStream",    "ListLayers",    "GetServerInfo",
-                                              "ModelInfer", "ModelStreamInfer", "InferenceQuery"};
+constexpr const char* kRpcNames[kRpcCount] = {"Forward",        "ForwardStream", "ListLayers",
+                                              "GetServerInfo",  "ModelInfer",    "ModelStreamInfer",
+                                              "InferenceQuery", "Session",       "Ring"};
 
 enum Stage { kDecode, kQueue, kStageIn, kRoute, kGemm, kCombine, kStageOut, kWrite };
 constexpr const char* kStageNames[] = {"decode", "queue", "stage_in", "route", "gemm", "combine", "stage_out", "write"};
@@ -92,6 +93,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
         GaugeFamily("expertd_queue_oldest_seconds", "How long the oldest waiting request has waited."),
         GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet taken over by the transport."),
         GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
+        GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
     };
     for (const auto& [layer, queue] : queues) {
       AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
@@ -99,6 +101,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     }
     AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
     AddGauge(families[3], {}, static_cast<double>(state.calls));
+    AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
     return families;
   }
 

@@ -32,8 +32,10 @@ enum class Rpc {
   kModelInfer,
   kModelStreamInfer,
   kInferenceQuery,  // every other call of the open inference protocol
+  kSession,
+  kRing,
 };
-inline constexpr int kRpcCount = 7;
+inline constexpr int kRpcCount = 9;
 
 // Seconds of one request, as its answer reports them.
 struct RequestTimes {
@@ -59,6 +61,7 @@ struct LiveState {
   std::vector<QueueStats> queues;
   std::int64_t rows_in_flight = 0;
   std::int64_t calls = 0;
+  std::uint64_t region_bytes = 0;
 };
 
 // Thread-safe.

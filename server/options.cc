@@ -105,6 +105,18 @@ const OptionRow kOptions[] = {
     {"kserve-shared-memory", "Requests", &ServerOptions::kserve_shared_memory,
      "Callers of the open inference protocol on this machine may bring POSIX shared memory"},
 
+    {"fast-lane-socket", "Fast lane", &ServerOptions::fast_lane_socket,
+     "Path of the unix socket that hands shared memory to callers on this host; empty: no fast lane"},
+    {"fast-lane-mib", "Fast lane", &ServerOptions::fast_lane_mib, "Shared memory of all sessions, at most, MiB", 1,
+     1 << 22},
+    {"fast-lane-session-mib", "Fast lane", &ServerOptions::fast_lane_session_mib,
+     "Shared memory of one session, at most, MiB", 1, 1 << 22},
+    {"fast-lane-regions", "Fast lane", &ServerOptions::fast_lane_regions, "Regions of one session, at most", 1, 1024},
+    {"fast-lane-spin-us", "Fast lane", &ServerOptions::fast_lane_spin_us,
+     "How long the rings are watched after their last message before the thread sleeps; keeps a core busy meanwhile,\n"
+     "microseconds",
+     0, 1'000'000},
+
     {"drain-grace-ms", "Stop", &ServerOptions::drain_grace_ms,
      "After SIGTERM: how long new work is still taken while balancers turn away, milliseconds", 0, kDayMs},
     {"drain-timeout-ms", "Stop", &ServerOptions::drain_timeout_ms,

@@ -57,6 +57,13 @@ struct ServerOptions {
   bool refuse_non_finite = false;
   bool kserve_shared_memory = false;  // callers of the open inference protocol may bring POSIX shared memory
 
+  // Fast lane
+  std::string fast_lane_socket;  // empty: off
+  std::int64_t fast_lane_mib = 1024;
+  std::int64_t fast_lane_session_mib = 256;
+  std::int64_t fast_lane_regions = 16;
+  std::int64_t fast_lane_spin_us = 0;
+
   // Stop
   std::int64_t drain_grace_ms = 1000;
   std::int64_t drain_timeout_ms = 30000;

@@ -50,6 +50,7 @@ Clock::time_point DeadlineOf(const ForwardHead& head, const Arrival& arrival,
 }
 
 absl::Status TakeRows(const ForwardHead& head, Slices slices, Job& job) {
+  if (head.region.has_value()) return absl::OkStatus();  // they are used where they lie
   if (head.dtype == DType::kF8E4M3) {
     return DecodeF8Rows(slices, head.hidden_states, head.scales, job.rows, job.layer->spec().hidden_size,
                         head.scale_block, job.input.data());
@@ -120,7 +121,7 @@ struct AnswerBytes {
 
 AnswerBytes PrepareOutput(const ForwardHead& head, Job& job) {
   const std::int64_t hidden_size = job.layer->spec().hidden_size;
-  if (job.rows == 0) return {};
+  if (job.rows == 0 || head.region.has_value()) return {};
   if (head.output_dtype != DType::kF8E4M3) {
     const std::int64_t bytes = BytesOf(job.output_dtype, job.rows * hidden_size);
     return {.output = bytes, .all = bytes};
@@ -219,9 +220,6 @@ absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& hea
   const LayerSpec& spec = (*layer)->spec();
   const ForwardLimits limits = {.max_rows = limits_.max_rows, .max_k = limits_.max_k};
   if (absl::Status status = CheckAgainstLayer(head, spec, limits); !status.ok()) return status;
-  if (head.region.has_value()) {
-    return absl::NotFoundError(absl::StrCat("region.handle: ", head.region->handle, " names no region of a session"));
-  }
 
   auto job = std::make_unique<Job>();
   job->layer = *std::move(layer);
@@ -245,12 +243,17 @@ absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& hea
 
 absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Job& job) {
   const LayerSpec& spec = job.layer->spec();
-  const std::int64_t elements = job.rows * spec.hidden_size;
+  const std::int64_t input_bytes = BytesOf(job.input_dtype, job.rows * spec.hidden_size);
+  const std::int64_t output_bytes = OutputRoom(head, job);
+  const bool in_place = head.region.has_value();
+  if (in_place) {
+    if (absl::Status status = BorrowRows(*head.region, input_bytes, output_bytes, job); !status.ok()) return status;
+  }
   struct {
     RowBuffer* buffer;
     std::int64_t bytes;
-  } const wanted[] = {{&job.input, BytesOf(job.input_dtype, elements)},
-                      {&job.output, OutputRoom(head, job)},
+  } const wanted[] = {{&job.input, in_place ? 0 : input_bytes},
+                      {&job.output, in_place ? 0 : output_bytes},
                       {&job.routing, NeedsRouting(job) ? RoutingBytes(job.rows, RoutingK(job)) : 0}};
   std::int64_t total = 0;
   for (const auto& want : wanted) total += want.bytes;
@@ -275,6 +278,18 @@ absl::Status RequestPath::FillBuffers(const ForwardHead& head, Slices slices, Jo
   if (limits_.refuse_non_finite && HasNonFinite(job.input.data(), job.input_dtype, job.rows, spec.hidden_size, &row)) {
     return absl::InvalidArgumentError(absl::StrCat("hidden_states[", row, "] holds NaN or infinity"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status RequestPath::BorrowRows(const RegionRows& rows, std::int64_t input_bytes, std::int64_t output_bytes,
+                                     Job& job) {
+  absl::StatusOr<std::shared_ptr<Region>> region = regions_.Find(rows.handle);
+  if (!region.ok()) return region.status();
+  absl::StatusOr<Region::Loan> loan =
+      (*region)->Lend(rows, static_cast<std::uint64_t>(input_bytes), static_cast<std::uint64_t>(output_bytes));
+  if (!loan.ok()) return loan.status();
+  job.input = std::move(loan->input);
+  job.output = std::move(loan->output);
   return absl::OkStatus();
 }
 

@@ -18,6 +18,7 @@
 #include "server/caller.h"
 #include "server/codec/forward_codec.h"
 #include "server/job.h"
+#include "server/lane/region.h"
 #include "server/layer_table.h"
 #include "server/metrics.h"
 #include "server/scheduler/admission.h"
@@ -50,19 +51,20 @@ struct Arrival {
   AnswerForm form;
 };
 
-// ok: an answer in the asked form, whose last slice is the output where it lies (unless that was delivered); freeing it
-// gives the rows and their budget back. Otherwise the status for the caller and an empty message.
+// ok: an answer in the asked form, whose last slice is the output where it lies (unless that was delivered, or lies in
+// a region); freeing it gives the rows and their budget back. Otherwise the status for the caller and an empty message.
 using AnswerFn = std::function<void(absl::Status status, grpc::ByteBuffer message)>;
 
 // Thread-safe. Everything referred to must outlive it; the engine must outlive the messages too.
 class RequestPath {
  public:
   RequestPath(Engine& engine, std::shared_ptr<Admission> admission, Scheduler& scheduler, LayerTable& layers,
-              Metrics& metrics, const RequestLimits& limits)
+              const RegionTable& regions, Metrics& metrics, const RequestLimits& limits)
       : engine_(engine),
         admission_(std::move(admission)),
         scheduler_(scheduler),
         layers_(layers),
+        regions_(regions),
         metrics_(metrics),
         limits_(limits) {}
 
@@ -83,11 +85,14 @@ class RequestPath {
   // Everything that can refuse a request; a job of zero rows has no buffers and is not for the scheduler.
   absl::StatusOr<std::unique_ptr<Job>> MakeJob(const ForwardHead& head, Slices slices, const Arrival& arrival);
   absl::Status FillBuffers(const ForwardHead& head, Slices slices, Job& job);
+  // Rows of a region as the job's buffers.
+  absl::Status BorrowRows(const RegionRows& rows, std::int64_t input_bytes, std::int64_t output_bytes, Job& job);
 
   Engine& engine_;
   const std::shared_ptr<Admission> admission_;
   Scheduler& scheduler_;
   LayerTable& layers_;
+  const RegionTable& regions_;
   Metrics& metrics_;
   const RequestLimits limits_;
 };

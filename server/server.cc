@@ -12,6 +12,7 @@
 #include "server/call_registry.h"
 #include "server/health.h"
 #include "server/kserve/inference_service.h"
+#include "server/lane/fast_lane.h"
 #include "server/layer_table.h"
 #include "server/listeners.h"
 #include "server/log.h"
@@ -58,6 +59,15 @@ AdmissionLimits BudgetOf(const ServerOptions& options) {
           .weights = *TenantWeights::Parse(options.tenant_weights)};
 }
 
+FastLaneOptions LaneOf(const ServerOptions& options) {
+  return {.socket_path = options.fast_lane_socket,
+          .max_bytes = static_cast<std::uint64_t>(options.fast_lane_mib) << 20,
+          .max_bytes_per_session = static_cast<std::uint64_t>(options.fast_lane_session_mib) << 20,
+          .max_regions_per_session = options.fast_lane_regions,
+          .max_ring_slots = static_cast<std::uint32_t>(options.max_in_flight_per_stream),
+          .spin = std::chrono::microseconds(options.fast_lane_spin_us)};
+}
+
 v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo& engine,
                                  std::int64_t max_message_bytes) {
   v1::GetServerInfoResponse info;
@@ -73,6 +83,10 @@ v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo&
   info.set_max_in_flight_per_stream(static_cast<std::uint32_t>(options.max_in_flight_per_stream));
   info.set_default_timeout_us(static_cast<std::uint64_t>(options.default_timeout_ms) * 1000);
   info.set_max_queued_rows(options.max_queued_rows);
+  if (options.fast_lane_socket.empty()) return info;
+  info.add_features("fast_lane");
+  info.set_max_region_bytes(static_cast<std::uint64_t>(options.fast_lane_session_mib) << 20);
+  info.set_max_regions_per_session(static_cast<std::uint32_t>(options.fast_lane_regions));
   return info;
 }
 
@@ -117,8 +131,8 @@ struct Server::State {
         admission(std::make_shared<Admission>(BudgetOf(options))),
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
-        path(*engine, admission, scheduler, layers, metrics, LimitsOf(options, engine->info())),
-        service(access, path, calls, layers, InfoOf(options, engine->info(), max_message_bytes)),
+        path(*engine, admission, scheduler, layers, regions, metrics, LimitsOf(options, engine->info())),
+        service(access, path, calls, layers, lane, InfoOf(options, engine->info(), max_message_bytes)),
         inference(access, path, calls, layers, health, InferenceLimitsOf(options, max_message_bytes)) {}
 
   absl::Status Bind(std::int64_t max_message_bytes);
@@ -140,8 +154,10 @@ struct Server::State {
   const std::shared_ptr<Admission> admission;
   BatchObserver observer;
   Scheduler scheduler;
+  RegionTable regions;
   RequestPath path;
   CallRegistry calls;
+  std::unique_ptr<FastLane> lane;  // null: off
   ExpertdService service;
   kserve::InferenceService inference;
   GrpcListener service_listener;
@@ -191,7 +207,14 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
-  metrics.SetLiveState([this] { return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size()}; });
+  metrics.SetLiveState([this] {
+    return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size(), lane ? lane->bytes_in_use() : 0};
+  });
+  if (!options.fast_lane_socket.empty()) {
+    absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);
+    if (!started.ok()) return started.status();
+    lane = *std::move(started);
+  }
   const GrpcListenerOptions service_options = {.address = options.listen,
                                                .max_message_bytes = kGrpcLimitFactor * max_message_bytes,
                                                .max_streams_per_connection = options.max_streams_per_connection,
@@ -269,6 +292,7 @@ Server::~Server() {
   s.service_listener.Stop();
   s.health_listener.Stop();
   s.metrics_listener.reset();
+  s.lane.reset();  // no session is left, and so nothing that its thread could still submit
   // The transport may hold answers for a moment longer than the calls; the engine owns their rows.
   const Clock::time_point deadline = Clock::now() + kWaitForTransport;
   while (s.admission->rows_in_flight() > 0 && Clock::now() < deadline) {

@@ -5,6 +5,7 @@
 
 #include "server/forward_call.h"
 #include "server/forward_stream.h"
+#include "server/session_stream.h"
 
 namespace expertd {
 namespace {
@@ -48,6 +49,16 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ExpertdService::For
   auto stream = std::make_shared<expertd::ForwardStream>(
       RequestStream::Setup{path_, calls_, *std::move(caller), context, info_.max_in_flight_per_stream()});
   return RequestStream::Open(stream, context);
+}
+
+grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* ExpertdService::Session(
+    grpc::CallbackServerContext* context) {
+  absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
+  if (caller.ok() && lane_ == nullptr) {
+    caller = absl::UnimplementedError("Session: this server has no fast lane (--fast-lane-socket)");
+  }
+  if (!caller.ok()) return SessionStream::Refuse(path_, context, caller.status());
+  return SessionStream::Open({*lane_, path_, calls_, *std::move(caller), context});
 }
 
 grpc::ServerUnaryReactor* ExpertdService::ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,

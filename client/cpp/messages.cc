@@ -26,9 +26,11 @@ void AppendVarint(std::uint64_t value, std::string& out) {
   out.push_back(static_cast<char>(value));
 }
 
-// The head and, as the last field, the tag and length of hidden_states: Protobuf messages concatenate.
+// The head and, as the last field, the tag and length of hidden_states: Protobuf messages concatenate. Rows in a region
+// are all in the head.
 std::string EncodeHead(const Request& request) {
   std::string out = request.head.SerializeAsString();
+  if (request.head.has_region()) return out;
   AppendVarint(Tag(v1::ForwardRequest::kHiddenStatesFieldNumber), out);
   AppendVarint(request.hidden_states.size(), out);
   return out;

@@ -19,8 +19,8 @@
 namespace expertd::client {
 
 // Rows for one layer. `head` holds every field but hidden_states; `hidden_states` is [rows, D] little-endian row-major
-// of head.dtype(). A slice shares its bytes: it may be sent many times, and the bytes must not change while any copy
-// lives.
+// of head.dtype(), and empty when the head names rows in a region. A slice shares its bytes: it may be sent many times,
+// and the bytes must not change while any copy lives.
 struct Request {
   v1::ForwardRequest head;
   grpc::Slice hidden_states;

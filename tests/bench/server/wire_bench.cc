@@ -5,10 +5,6 @@
 // throughputs with its spread, and the difference of the median latencies with one request in flight.
 //
 //   wire_bench [--pairs N] [--connections N] [--in-flight N] [--window-ms N] [--kib N ...] [--mode M] [--json FILE]
-#include <grpc/grpc.h>
-#include <grpcpp/create_channel.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -24,6 +20,7 @@
 #include "client/cpp/client.h"
 #include "client/cpp/program/bench/payload.h"
 #include "client/cpp/program/layers.h"
+#include "tests/bench/server/bench_support.h"
 #include "tests/bench/server/raw_loop.h"
 #include "tests/integration/server_process.h"
 
@@ -32,7 +29,6 @@ namespace {
 
 using testing::Process;
 using testing::ServerProcess;
-using Channels = std::vector<std::shared_ptr<grpc::Channel>>;
 
 struct Flags {
   std::string bin_dir = EXPERTD_BIN_DIR;
@@ -57,31 +53,11 @@ struct Cell {
   std::vector<Turn> echo, expertd;  // by pair
 };
 
-double Quantile(std::vector<double> values, double fraction) {
-  std::sort(values.begin(), values.end());
-  const double at = fraction * static_cast<double>(values.size() - 1);
-  const auto low = static_cast<std::size_t>(at);
-  const std::size_t high = std::min(low + 1, values.size() - 1);
-  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
-}
-
 template <class F>
 std::vector<double> PerPair(const Cell& cell, F f) {
   std::vector<double> out;
   for (std::size_t i = 0; i < cell.echo.size(); ++i) out.push_back(f(cell.echo[i], cell.expertd[i]));
   return out;
-}
-
-Channels Connect(const std::string& address, int connections) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  arguments.SetMaxReceiveMessageSize(-1);
-  Channels channels;
-  for (int i = 0; i < connections; ++i) {
-    channels.push_back(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
-  }
-  return channels;
 }
 
 absl::StatusOr<Turn> Measure(const Channels& channels, const client::Request& request, bool stream,
@@ -116,16 +92,6 @@ absl::Status CheckAnswer(const client::Client& client, const client::Request& re
   if (answer->OutputString() != sent)
     return absl::InternalError("the null engine's answer is not the rows that were sent");
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> TinyCheckpoint(const Flags& flags) {
-  const std::string dir = absl::StrCat(std::filesystem::temp_directory_path().string(), "/wire_bench.", getpid());
-  auto synth = Process::Start({flags.bin_dir + "/expertd", "synth", "--like", "olmoe", "--layers", "1", "--experts",
-                               "8", "--intermediate", "64", "--out", dir});
-  if (!synth.ok()) return synth.status();
-  const auto code = (*synth)->Wait(std::chrono::seconds(60));
-  if (code != 0) return absl::InternalError(absl::StrCat("expertd synth failed: ", (*synth)->err()));
-  return dir;
 }
 
 void PrintHeader() {
@@ -220,7 +186,7 @@ int Main(int argc, char** argv) {
   app.add_option("--json", flags.json, "Also write the numbers to this file");
   CLI11_PARSE(app, argc, argv);
 
-  const auto checkpoint = TinyCheckpoint(flags);
+  const auto checkpoint = TinyCheckpoint(flags.bin_dir);
   absl::Status status = checkpoint.status();
   if (status.ok()) {
     status = Run(flags, *checkpoint);

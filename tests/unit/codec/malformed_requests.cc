@@ -31,7 +31,11 @@ enum Field : std::uint32_t {
   kTraceparent,
   kFingerprint,
   kRouting,
-  kHiddenStates = 20,
+  kScaleBlock,
+  kOutputScaleBlock,
+  kScales = 19,
+  kHiddenStates,
+  kRegion,
 };
 enum RoutingField : std::uint32_t { kRoutingK = 1, kTopkIds, kTopkWeights };
 constexpr std::uint32_t kUnknown = 1000;
@@ -244,6 +248,26 @@ void AddStrings(Cases& c) {
   c.Field("fingerprint_not_utf8", RawBytes(kFingerprint, "0\x80"), "expected_fingerprint: not UTF-8 from byte 1");
 }
 
+// Rows that travel in another way than as they are computed.
+void AddOtherRows(Cases& c) {
+  const RawMessage place = {{RawNumber(1, 7), RawNumber(2, 0), RawNumber(3, 64)}};
+  c.Refused("region_beside_hidden_states", c.valid.Plus(RawBytes(kRegion, place.Bytes())),
+            "region: given beside another payload");
+  const RawMessage in_region = c.valid.Without(kHiddenStates);
+  c.Refused("region_handle_of_other_type", in_region.Plus(RawBytes(kRegion, RawFixed64(1).bytes)),
+            "region.handle: wire type is 64-bit, must be varint");
+  c.Refused("region_offset_twice", in_region.Plus(RawBytes(kRegion, place.Plus(RawNumber(3, 64)).Bytes())),
+            "region.output_offset: given twice");
+  c.Refused("region_of_e4m3_rows", in_region.With(RawNumber(kOutputDType, 3)).Plus(RawBytes(kRegion, place.Bytes())),
+            "output_dtype: rows in a region are bf16 or f32, not e4m3");
+  c.Refused("scale_block_64", c.valid.Plus(RawNumber(kScaleBlock, 64)),
+            "scale_block: 64 is neither 128 nor 0 (the whole row)");
+  c.Refused("scales_of_bf16_rows", c.valid.Plus(RawBytes(kScales, "abcd")),
+            "scales: 4 is given, but dtype is bf16, which has no scales");
+  c.Refused("output_scale_block_of_f32_rows", c.valid.Plus(RawNumber(kOutputScaleBlock, 128)),
+            "output_scale_block: 128 is given, but output_dtype is f32, which has no scales");
+}
+
 void AddNumbers(Cases& c) {
   constexpr std::uint64_t kMinusOne = ~std::uint64_t{0};
   constexpr std::uint64_t kTwo32 = std::uint64_t{1} << 32;
@@ -348,8 +372,8 @@ void AddRouting(Cases& c) {
 
 std::vector<MalformedRequest> MalformedRequests(const MalformedTarget& target) {
   Cases cases(target);
-  for (auto* add :
-       {AddTruncated, AddNoMessage, AddWireTypes, AddTwice, AddMissing, AddStrings, AddNumbers, AddSizes, AddRouting}) {
+  for (auto* add : {AddTruncated, AddNoMessage, AddWireTypes, AddTwice, AddMissing, AddStrings, AddNumbers,
+                    AddOtherRows, AddSizes, AddRouting}) {
     add(cases);
   }
   return std::move(cases.all);

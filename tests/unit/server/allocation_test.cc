@@ -91,7 +91,8 @@ class AllocationTest : public ::testing::Test {
   SchedulerObserver observer_;
   TimeSource time_;
   Scheduler scheduler_{*engine_, *admission_, {.inline_limit = std::chrono::milliseconds(100)}, time_, observer_};
-  RequestPath path_{*engine_, admission_, scheduler_, layers_, metrics_, RequestLimits{}};
+  RegionTable regions_;
+  RequestPath path_{*engine_, admission_, scheduler_, layers_, regions_, metrics_, RequestLimits{}};
 };
 
 TEST_F(AllocationTest, ARequestAllocatesNoMoreForMoreRows) {

@@ -1,0 +1,46 @@
+#include "tests/bench/server/bench_support.h"
+
+#include <grpc/grpc.h>
+#include <grpcpp/create_channel.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "tests/integration/process.h"
+
+namespace expertd::bench {
+
+double Quantile(std::vector<double> values, double fraction) {
+  std::sort(values.begin(), values.end());
+  const double at = fraction * static_cast<double>(values.size() - 1);
+  const auto low = static_cast<std::size_t>(at);
+  const std::size_t high = std::min(low + 1, values.size() - 1);
+  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
+}
+
+Channels Connect(const std::string& address, int connections) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  arguments.SetMaxReceiveMessageSize(-1);
+  Channels channels;
+  for (int i = 0; i < connections; ++i) {
+    channels.push_back(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+  }
+  return channels;
+}
+
+absl::StatusOr<std::string> TinyCheckpoint(const std::string& bin_dir) {
+  const std::string dir = absl::StrCat(std::filesystem::temp_directory_path().string(), "/expertd_bench.", getpid());
+  auto synth = testing::Process::Start({bin_dir + "/expertd", "synth", "--like", "olmoe", "--layers", "1", "--experts",
+                                        "8", "--intermediate", "64", "--out", dir});
+  if (!synth.ok()) return synth.status();
+  const auto code = (*synth)->Wait(std::chrono::seconds(60));
+  if (code != 0) return absl::InternalError(absl::StrCat("expertd synth failed: ", (*synth)->err()));
+  return dir;
+}
+
+}  // namespace expertd::bench
