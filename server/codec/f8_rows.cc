@@ -18,6 +18,7 @@ namespace {
 constexpr std::int64_t kChunk = 128;
 
 constexpr float kMaxF8 = 448.0f;
+constexpr auto kMaxF8Bits = std::bit_cast<std::int32_t>(kMaxF8);
 constexpr std::uint32_t kF32NaN = 0x7fc00000u;
 
 // Without branches and table look-ups: e4m3's exponent and mantissa are f32's, 120 apart; what is below e4m3's normal
@@ -33,18 +34,15 @@ inline float FromF8(std::uint8_t code) {
   return std::bit_cast<float>(bits | static_cast<std::uint32_t>(code & 0x80u) << 24);
 }
 
-// Nearest even, for |value| <= 448 and NaN.
-inline std::uint8_t ToF8(float value) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t magnitude = bits & 0x7fffffffu;
+// The code of an f32 in 0..448, given and rounded (to nearest even) as bits. Signed, as all comparisons in these loops:
+// every instruction set has those.
+inline std::int32_t ToF8(std::int32_t bits) {
   // 2^14's last bit is worth 2^-9, e4m3's smallest step: the addition rounds, and the sum's low bits are the code.
   constexpr float kStep = 16384.0f;
-  const std::uint32_t subnormal =
-      std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + kStep) - std::bit_cast<std::uint32_t>(kStep);
-  const std::uint32_t normal = (magnitude + 0x7ffffu + (magnitude >> 20 & 1u) - (120u << 23)) >> 20;
-  std::uint32_t code = magnitude < (121u << 23) ? subnormal : normal;
-  code = magnitude > 0x7f800000u ? 0x7fu : code;
-  return static_cast<std::uint8_t>(code | (bits >> 24 & 0x80u));
+  const std::int32_t subnormal =
+      std::bit_cast<std::int32_t>(std::bit_cast<float>(bits) + kStep) - std::bit_cast<std::int32_t>(kStep);
+  const std::int32_t normal = (bits + 0x7ffff + (bits >> 20 & 1) - (120 << 23)) >> 20;
+  return bits < (121 << 23) ? subnormal : normal;
 }
 
 // As F32ToBf16, but without its branch.
@@ -60,23 +58,23 @@ void DecodeChunk(const std::uint8_t* codes, float scale, std::int64_t count, std
 
 // A bf16's magnitude as an integer, zero where it is not finite: for finite values the order is the same.
 std::uint16_t LargestMagnitude(const std::uint16_t* values, std::int64_t count) {
-  std::uint16_t largest = 0;
+  std::int16_t largest = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const auto magnitude = static_cast<std::uint16_t>(values[i] & 0x7fffu);
-    const std::uint16_t finite = magnitude < 0x7f80u ? magnitude : std::uint16_t{0};
-    largest = std::max(largest, finite);
+    const auto magnitude = static_cast<std::int16_t>(values[i] & 0x7fff);
+    const std::int16_t finite = magnitude < 0x7f80 ? magnitude : std::int16_t{0};
+    largest = finite > largest ? finite : largest;
   }
-  return largest;
+  return static_cast<std::uint16_t>(largest);
 }
 
 void EncodeChunk(const std::uint16_t* values, float scale, std::int64_t count, std::uint8_t* out) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const float quotient = Bf16ToF32(values[i]) / scale;
+    const std::int32_t magnitude = values[i] & 0x7fff;
+    const auto quotient = std::bit_cast<std::int32_t>(std::bit_cast<float>(magnitude << 16) / scale);
     // Rounding of scale and quotient may end a hair above 448. Infinity comes out as NaN.
-    const float magnitude = std::bit_cast<float>(std::bit_cast<std::uint32_t>(quotient) & 0x7fffffffu);
-    const float clamped = magnitude > kMaxF8 ? kMaxF8 : magnitude;
-    const std::uint32_t bits = (values[i] & 0x7fffu) >= 0x7f80u ? kF32NaN : std::bit_cast<std::uint32_t>(clamped);
-    out[i] = ToF8(std::bit_cast<float>(bits | static_cast<std::uint32_t>(values[i] & 0x8000u) << 16));
+    const std::int32_t clamped = quotient < kMaxF8Bits ? quotient : kMaxF8Bits;
+    const std::int32_t code = magnitude < 0x7f80 ? ToF8(clamped) : 0x7f;
+    out[i] = static_cast<std::uint8_t>(code | (values[i] >> 8 & 0x80));
   }
 }
 
