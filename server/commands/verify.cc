@@ -28,6 +28,7 @@ constexpr int kExitOutsideTolerance = 1;
 struct VerifyOptions {
   std::string checkpoint, endpoint, model, family, io;
   std::string device = "cpu";
+  std::string path = "auto";
   std::int64_t layer = -1;  // all
   std::int64_t rows = 32;
   std::uint64_t seed = 1;
@@ -113,7 +114,7 @@ std::optional<Failure> Prepare(const VerifyOptions& options, Inputs& inputs) {
   } else {
     std::vector<SubjectLayer> layers;
     for (const LayerSpec& spec : inputs.checkpoint->layers()) layers.push_back({spec.layer, spec.hidden_size});
-    subjects = MakeEngineSubjects(options.device, std::move(layers));
+    subjects = MakeEngineSubjects(options.device, options.path, std::move(layers));
   }
   if (!subjects.ok()) {
     const bool usage = absl::IsInvalidArgument(subjects.status()) || absl::IsNotFound(subjects.status());
@@ -288,6 +289,9 @@ void AddVerifyCommand(CLI::App& app, int* exit_code) {
       ->type_name("FILE");
   command->add_option("--layer", options->layer, "only this layer (default: all)")->check(CLI::NonNegativeNumber);
   command->add_option("--device", options->device, "cpu or cuda:<index>")->capture_default_str()->excludes(endpoint);
+  command->add_option("--path", options->path, "On a GPU: auto, sorted or batched, as of serve")
+      ->capture_default_str()
+      ->excludes(endpoint);
   command->add_option("--rows", options->rows, "random rows")->check(CLI::Range(1, 8192))->capture_default_str();
   command->add_option("--seed", options->seed, "of the random rows")->capture_default_str();
   command->add_option("--tolerance", options->tolerance, "largest relative error ||got - want|| / ||want||")

@@ -98,9 +98,11 @@ class EngineSubjects final : public VerifySubjects {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<VerifySubjects>> MakeEngineSubjects(const std::string& device,
+absl::StatusOr<std::unique_ptr<VerifySubjects>> MakeEngineSubjects(const std::string& device, const std::string& path,
                                                                    std::vector<SubjectLayer> layers) {
-  auto engine = MakeEngine(device);
+  const absl::StatusOr<ExpertPath> expert_path = ParseExpertPath(path);
+  if (!expert_path.ok()) return expert_path.status();
+  auto engine = MakeEngine(device, {.path = *expert_path});
   if (!engine.ok()) return engine.status();
   return std::make_unique<EngineSubjects>(*std::move(engine), std::move(layers));
 }

@@ -41,7 +41,7 @@ class VerifySubjects {
 };
 
 // Loads layers into a new engine, one at a time. Every layer of `layers` needs a source. Errors as MakeEngine.
-absl::StatusOr<std::unique_ptr<VerifySubjects>> MakeEngineSubjects(const std::string& device,
+absl::StatusOr<std::unique_ptr<VerifySubjects>> MakeEngineSubjects(const std::string& device, const std::string& path,
                                                                    std::vector<SubjectLayer> layers);
 
 // Asks the server at "host:port" or "unix:path", without encryption, about its model `model` (empty: its only one).
