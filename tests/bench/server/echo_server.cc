@@ -149,7 +149,7 @@ class EchoService final : public Base {
 
 int main() {
   EchoService service;
-  const auto listener = expertd::Listen({.address = "127.0.0.1:0", .max_message_bytes = kMaxMessageBytes}, &service);
+  const auto listener = expertd::Listen({.address = "127.0.0.1:0", .max_message_bytes = kMaxMessageBytes}, {&service});
   if (!listener.ok()) return 1;
   std::printf("listening on %s\n", listener->address.c_str());
   std::fflush(stdout);
