@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Triton's perf_analyzer, unmodified, against `expertd serve`: unary, streamed, and with rows in shared memory. Its own command: it
-# downloads 14 MB of tritonclient (the last wheels that carry the program), 3 MB of CUDA runtime that it links, and libb64 from
+# downloads 14 MB of tritonclient (2.48, whose wheel carries the program), 3 MB of CUDA runtime that it links, and libb64 from
 # Debian, and measures. Installs nothing. Uses build/release/bin (or EXPERTD_BIN).
 #
 #   tests/python/perf_analyzer.sh [PERF_ANALYZER_ARGS...]

@@ -20,5 +20,6 @@ rm -rf build/python/dist
 "$environment/bin/python" -m build -q --wheel --outdir build/python/dist client/python
 "$environment/bin/pip" install -q --disable-pip-version-check --force-reinstall --no-deps build/python/dist/*.whl
 "$environment/bin/mypy" --config-file client/python/pyproject.toml
+"$environment/bin/vermin" --quiet --no-tips -t=3.9- client/python/src client/python/setup.py  # no syntax or module newer than 3.9
 cd tests/python
 exec "../../$environment/bin/python" -m pytest "$@"
