@@ -1,6 +1,7 @@
 """The Helm chart, rendered by Helm's own engine (helm-python-sdk) and held against Kubernetes' schemas. No cluster: what only a
 cluster can tell (admission, scheduling, the operators' resources) is not tested here."""
 import copy
+import pathlib
 import re
 
 import helm_python as helm
@@ -195,3 +196,11 @@ def test_rules_and_dashboard_arrive_unchanged():
     assert objects[("PrometheusRule", "moe-expertd")]["spec"]["groups"] == groups
     dashboard = objects[("ConfigMap", "moe-expertd-dashboard")]
     assert dashboard["data"]["expertd.json"] == (DEPLOY / "grafana/expertd.json").read_text()
+
+
+def test_a_packaged_chart_is_whole(tmp_path):
+    """The links to rules and dashboard are followed when the chart is packaged."""
+    archive = helm.package(CHART, destination=tmp_path)
+    packaged = helm.Chart.load_archive(pathlib.Path(archive).read_bytes())
+    here = helm.Chart.load(CHART)
+    assert packaged.render(EVERYTHING, name="moe", namespace="a") == here.render(EVERYTHING, name="moe", namespace="a")
