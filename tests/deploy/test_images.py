@@ -1,5 +1,5 @@
-"""Image, compose file and unit: what can be said of them without Docker and without systemd as the first process. The steps of
-the image itself are taken by image.sh."""
+"""Image, compose file and unit: what can be said of them without an engine and without systemd as the first process. The image
+itself is built and run by image.sh."""
 import re
 
 import pytest
