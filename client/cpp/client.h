@@ -1,35 +1,25 @@
-// A client of one expertd server: a few connections, unary calls, pipelined streams. Plain gRPC underneath; nothing is
-// retried unless the caller does it.
+// A client of expertd: a few connections to one server, or to all replicas behind a name; unary calls, pipelined
+// streams. Plain gRPC underneath. Rows are not copied, neither out nor in.
 #pragma once
 
 #include <grpcpp/channel.h>
-#include <grpcpp/security/credentials.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/cpp/connection.h"
 #include "client/cpp/messages.h"
 #include "client/cpp/stream.h"
 #include "expertd/v1/expertd.pb.h"
 
 namespace expertd::client {
-
-struct ClientOptions {
-  std::string endpoint = "127.0.0.1:8470";  // whatever gRPC resolves: host:port, dns:///..., unix:...
-  // One gRPC channel is one TCP connection; large rows want several. Calls go round.
-  int connections = 1;
-  std::chrono::milliseconds connect_timeout{5000};
-  // Null: plaintext.
-  std::shared_ptr<grpc::ChannelCredentials> credentials;
-};
 
 // A call's deadline when none is wanted.
 inline constexpr std::chrono::microseconds kNoTimeout = std::chrono::microseconds::max();
@@ -41,7 +31,8 @@ class Client {
   using Done = std::function<void(absl::StatusOr<Answer>)>;
 
   // Blocks until every connection stands and the server has told its limits, which become the channels' message limits.
-  // Unavailable: not within connect_timeout; InvalidArgument: connections < 1; otherwise what the server answered.
+  // Unavailable: not within connect_timeout; InvalidArgument: see Validate and CredentialsOf; otherwise what the server
+  // answered.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(const ClientOptions& options);
 
   // Cancels the calls in progress and waits until every callback has returned.
@@ -57,12 +48,16 @@ class Client {
   // NotFound: the server knows no such name.
   absl::StatusOr<bool> IsServing(absl::string_view service = "") const;
 
-  // One unary call; blocks. The deadline is the call's: the server drops the request when it has passed.
+  // One unary call; blocks. The deadline is the call's, retries included: the server drops the request when it has
+  // passed. InvalidArgument at once when there are more rows than the server takes; otherwise the last attempt's
+  // status.
   absl::StatusOr<Answer> Forward(const Request& request, std::chrono::microseconds timeout = kNoTimeout) const;
   // The same without blocking: `done` is called exactly once.
   void ForwardAsync(const Request& request, std::chrono::microseconds timeout, Done done) const;
 
-  // A pipelined stream on the next connection. `max_in_flight` <= 0: what the server says it takes.
+  // A pipelined stream on the next connection, to one of the replicas; refusals on it are retried as unary calls are.
+  // `max_in_flight` <= 0: what the server says it takes. A stream that its server ends (because it drains, say) has to
+  // be opened anew.
   std::unique_ptr<Stream> OpenStream(int max_in_flight = 0) const;
 
   // For generated stubs beside this library.
@@ -71,9 +66,11 @@ class Client {
  private:
   class Calls;
 
-  Client();
+  explicit Client(const ClientOptions& options);
   const std::shared_ptr<grpc::Channel>& NextChannel() const;
 
+  const TokenSource token_;
+  const std::shared_ptr<RetryBudget> retries_;  // shared with the streams, which may outlive us
   v1::GetServerInfoResponse info_;
   std::vector<std::shared_ptr<grpc::Channel>> channels_;
   mutable std::atomic<unsigned> next_{0};

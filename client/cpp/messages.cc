@@ -130,6 +130,12 @@ std::string Answer::OutputString() const {
   return out;
 }
 
+absl::Status CheckRows(const Request& request, std::int64_t max_rows) {
+  if (max_rows == 0 || request.head.rows() <= max_rows) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("rows: ", request.head.rows(), " are more than the server takes, ", max_rows));
+}
+
 grpc::ByteBuffer EncodeForward(const Request& request) { return Join(EncodeHead(request), request.hidden_states); }
 
 grpc::ByteBuffer EncodeStreamForward(const Request& request) {

@@ -38,6 +38,9 @@ struct Answer {
   std::string OutputString() const;
 };
 
+// InvalidArgument when the request has more rows than the server takes; max_rows 0: any number.
+absl::Status CheckRows(const Request& request, std::int64_t max_rows);
+
 // The message that Forward takes, and the one that ForwardStream takes.
 grpc::ByteBuffer EncodeForward(const Request& request);
 grpc::ByteBuffer EncodeStreamForward(const Request& request);

@@ -9,9 +9,18 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/cpp/connection.h"
 #include "client/cpp/messages.h"
+#include "client/cpp/retry.h"
 
 namespace expertd::client {
+
+struct StreamOptions {
+  int max_in_flight = 64;     // at least 1
+  std::int64_t max_rows = 0;  // of a request; 0: any number
+  TokenSource token;
+  std::shared_ptr<RetryBudget> retries;  // null: none. May be shared
+};
 
 // Thread-safe. Open from construction until the server ends it, Close, or destruction.
 class Stream {
@@ -20,14 +29,16 @@ class Stream {
   // of gRPC's; must not block, close or destroy the stream. It may send the next request.
   using Done = std::function<void(absl::StatusOr<Answer>)>;
 
-  // See Client::OpenStream. max_in_flight >= 1.
-  Stream(const std::shared_ptr<grpc::Channel>& channel, int max_in_flight);
+  // See Client::OpenStream. A token that cannot be had ends the stream with its error.
+  Stream(const std::shared_ptr<grpc::Channel>& channel, StreamOptions options);
   // Cancels what is unanswered and waits until every callback has returned.
   ~Stream();
 
   // Sends the request under an id of the stream's own (head.request_id() is ignored) and returns the id. Blocks while
   // max_in_flight requests are unanswered, but never inside a callback of this stream, where waiting for answers would
-  // be waiting for itself. When the stream has ended or is closed: its status, and `done` is not called.
+  // be waiting for itself. When the stream has ended or is closed: its status; when there are more rows than max_rows:
+  // InvalidArgument; and then `done` is not called. A request that is refused for now is sent again as the retries say,
+  // within head.timeout_us() if that is set.
   absl::StatusOr<std::uint64_t> Forward(Request request, Done done);
 
   // Withdraws a request; its callback still comes, with CANCELLED or with an answer that was on its way.

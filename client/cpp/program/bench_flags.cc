@@ -167,7 +167,7 @@ absl::StatusOr<SweepPlan> MakeSweep(const BenchFlags& flags) {
 }  // namespace
 
 void AddBenchFlags(CLI::App& bench, BenchFlags& flags) {
-  AddEndpointOption(bench, flags.client.endpoint);
+  AddConnectionFlags(bench, flags.client);
   AddLoadFlags(bench, flags);
   AddRequestFlags(bench, flags);
   AddWindowFlags(bench, flags);

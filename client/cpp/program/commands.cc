@@ -4,10 +4,42 @@
 
 namespace expertd::client {
 
-void AddEndpointOption(CLI::App& command, std::string& endpoint) {
-  command.add_option("--endpoint", endpoint, "The server: host:port, dns:///..., unix:...")
+void AddConnectionFlags(CLI::App& command, ClientOptions& options) {
+  constexpr char kGroup[] = "Connection";
+  command
+      .add_option("--endpoint", options.endpoint, "The server: host:port, dns:///host:port (all replicas), unix:...")
       ->envname("EXPERTD_ENDPOINT")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kGroup);
+  const auto tls = [&options]() -> TlsOptions& {
+    return options.tls.has_value() ? *options.tls : options.tls.emplace();
+  };
+  command
+      .add_flag_callback(
+          "--tls", [tls] { tls(); }, "Encrypt; the system's roots verify the server")
+      ->group(kGroup);
+  const struct {
+    const char *flag, *variable;
+    std::string TlsOptions::*field;
+    const char* help;
+  } files[] = {{"--tls-ca", "EXPERTD_TLS_CA", &TlsOptions::ca_file, "Encrypt; this PEM file verifies the server"},
+               {"--tls-cert", "EXPERTD_TLS_CERT", &TlsOptions::certificate_file, "PEM file: our certificate"},
+               {"--tls-key", "EXPERTD_TLS_KEY", &TlsOptions::key_file, "PEM file: its key"},
+               {"--tls-server-name", "EXPERTD_TLS_SERVER_NAME", &TlsOptions::server_name,
+                "Name in the server's certificate (default: the endpoint's host)"}};
+  for (const auto& [flag, variable, field, help] : files) {
+    command
+        .add_option_function<std::string>(
+            flag, [tls, field = field](const std::string& value) { tls().*field = value; }, help)
+        ->envname(variable)
+        ->group(kGroup);
+  }
+  command
+      .add_option_function<std::string>(
+          "--token-file", [&options](const std::string& path) { options.token = TokenFromFile(path); },
+          "File of the bearer token that calls carry")
+      ->envname("EXPERTD_TOKEN_FILE")
+      ->group(kGroup);
 }
 
 int Complain(const absl::Status& status, int exit_code) {

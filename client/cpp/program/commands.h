@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "client/cpp/connection.h"
 
 namespace expertd::client {
 
@@ -17,8 +18,8 @@ void AddStatusCommand(CLI::App& app, int* exit_code);
 void AddForwardCommand(CLI::App& app, int* exit_code);
 void AddBenchCommand(CLI::App& app, int* exit_code);
 
-// --endpoint, and EXPERTD_ENDPOINT.
-void AddEndpointOption(CLI::App& command, std::string& endpoint);
+// --endpoint and what it takes to be let in there; also as EXPERTD_ENDPOINT, EXPERTD_TLS_CA, ...
+void AddConnectionFlags(CLI::App& command, ClientOptions& options);
 
 // Prints the status on one line of stderr and returns `exit_code`.
 int Complain(const absl::Status& status, int exit_code);

@@ -79,7 +79,7 @@ int Forward(const ForwardFlags& flags) {
 void AddForwardCommand(CLI::App& app, int* exit_code) {
   auto flags = std::make_shared<ForwardFlags>();
   CLI::App* forward = app.add_subcommand("forward", "Send the rows of a safetensors file through one layer");
-  AddEndpointOption(*forward, flags->client.endpoint);
+  AddConnectionFlags(*forward, flags->client);
   forward->add_option("--model", flags->layer.model, "Model of the layer (default: the first the server lists)");
   forward->add_option("--layer", flags->layer.layer, "Index of the layer (default: the first)");
   forward

@@ -59,7 +59,7 @@ int Status(const ClientOptions& options) {
 void AddStatusCommand(CLI::App& app, int* exit_code) {
   auto options = std::make_shared<ClientOptions>();
   CLI::App* status = app.add_subcommand("status", "Show the server, its limits, its layers and its health");
-  AddEndpointOption(*status, options->endpoint);
+  AddConnectionFlags(*status, *options);
   status->callback([options, exit_code] { *exit_code = Status(*options); });
 }
 

@@ -76,7 +76,14 @@ TEST_F(ClientTest, UnaryDeadlineEndsAHeldCall) {
 }
 
 TEST_F(ClientTest, MessagesAboveTheServersLimitAreNotSent) {
-  EXPECT_EQ(client_->Forward(Rows("copy", 100000)).status().code(), StatusCode::kResourceExhausted);
+  for (const std::int64_t rows : {FakeServer::kMaxRows + 1, std::int64_t{100000}}) {
+    const absl::Status unary = client_->Forward(Rows("copy", rows)).status();
+    EXPECT_EQ(unary.code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(unary.message()), ::testing::HasSubstr("are more than the server takes, 64"));
+    const auto stream = client_->OpenStream();
+    EXPECT_EQ(stream->Forward(Rows("copy", rows), [](absl::StatusOr<Answer>) { FAIL(); }).status(), unary);
+    EXPECT_TRUE(stream->Close().ok()) << "the stream goes on";
+  }
 }
 
 TEST_F(ClientTest, DestructionCancelsCallsAndWaitsForTheirCallbacks) {

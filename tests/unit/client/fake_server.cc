@@ -3,6 +3,7 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server_builder.h>
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <thread>
@@ -44,6 +45,31 @@ class HeldCall final : public grpc::ServerUnaryReactor {
 
 using Clock = std::chrono::steady_clock;
 
+// What requests came.
+class Log {
+ public:
+  // Whether this one of `twice` is refused.
+  bool Refuses() { return twice_.fetch_add(1) % 3 != 2; }
+  void Count() { ++requests_; }
+  int requests() const { return requests_; }
+
+  void Authorized(const grpc::CallbackServerContext& context) {
+    const auto& metadata = context.client_metadata();
+    const auto found = metadata.find("authorization");
+    MutexLock lock(mutex_);
+    authorization_ = found == metadata.end() ? "" : std::string(found->second.data(), found->second.size());
+  }
+  std::string authorization() {
+    MutexLock lock(mutex_);
+    return authorization_;
+  }
+
+ private:
+  std::atomic<int> twice_{0}, requests_{0};
+  Mutex mutex_;
+  std::string authorization_ ABSL_GUARDED_BY(mutex_);
+};
+
 // Lets answers through, or holds them until the stop is over.
 class Gate {
  public:
@@ -53,7 +79,7 @@ class Gate {
 
 class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::ForwardResponse> {
  public:
-  explicit FakeStream(Gate& gate) : gate_(gate) { StartRead(&request_); }
+  FakeStream(Gate& gate, Log& log) : gate_(gate), log_(log) { StartRead(&request_); }
 
  private:
   void OnReadDone(bool ok) override {
@@ -75,9 +101,11 @@ class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::F
       return;
     }
     const v1::ForwardRequest& forward = request_.forward();
-    if (forward.model() == "copy") Answer(Copy(forward));
+    log_.Count();
+    const bool refused = forward.model() == "full" || (forward.model() == "twice" && log_.Refuses());
+    if (refused) return Answer(Refusal(forward.request_id(), grpc::StatusCode::RESOURCE_EXHAUSTED, 7000));
+    if (forward.model() == "copy" || forward.model() == "twice") Answer(Copy(forward));
     if (forward.model() == "pause") return Delay(Copy(forward));
-    if (forward.model() == "full") Answer(Refusal(forward.request_id(), grpc::StatusCode::RESOURCE_EXHAUSTED, 7000));
     if (forward.model() == "end") ended_ = true;
     if (forward.model() == "flip") {
       v1::ForwardResponse response = Copy(forward);
@@ -118,6 +146,7 @@ class FakeStream final : public grpc::ServerBidiReactor<v1::StreamRequest, v1::F
   void OnDone() override { delete this; }
 
   Gate& gate_;
+  Log& log_;
   v1::StreamRequest request_;
   Mutex mutex_;
   std::deque<v1::ForwardResponse> answers_ ABSL_GUARDED_BY(mutex_);
@@ -190,14 +219,16 @@ class FakeServer::Stops final : public Gate {
 
 class FakeServer::Service final : public v1::Expertd::CallbackService {
  public:
-  explicit Service(Gate& gate) : gate_(gate) {}
+  Service(Gate& gate, Log& log) : gate_(gate), log_(log) {}
 
  private:
   grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const v1::ForwardRequest* request,
                                     v1::ForwardResponse* response) override {
+    log_.Count();
+    log_.Authorized(*context);
     if (request->model() == "hold") return new HeldCall;
     auto* reactor = context->DefaultReactor();
-    if (request->model() == "full") {
+    if (request->model() == "full" || (request->model() == "twice" && log_.Refuses())) {
       context->AddTrailingMetadata("grpc-retry-pushback-ms", "7");
       reactor->Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "refused"));
     } else if (request->model() == "pause") {
@@ -211,13 +242,14 @@ class FakeServer::Service final : public v1::Expertd::CallbackService {
   }
 
   grpc::ServerBidiReactor<v1::StreamRequest, v1::ForwardResponse>* ForwardStream(
-      grpc::CallbackServerContext*) override {
-    return new FakeStream(gate_);
+      grpc::CallbackServerContext* context) override {
+    log_.Authorized(*context);
+    return new FakeStream(gate_, log_);
   }
 
   grpc::ServerUnaryReactor* ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest*,
                                        v1::ListLayersResponse* response) override {
-    for (const char* model : {"loading", "copy", "full", "flip", "end", "pause"})
+    for (const char* model : {"loading", "copy", "full", "flip", "end", "pause", "twice"})
       *response->add_layers() = LayerOf(model);
     response->mutable_layers(0)->set_state(v1::Layer::STATE_LOADING);
     auto* reactor = context->DefaultReactor();
@@ -237,13 +269,19 @@ class FakeServer::Service final : public v1::Expertd::CallbackService {
   }
 
   Gate& gate_;
+  Log& log_;
 };
 
-FakeServer::FakeServer() : stops_(std::make_unique<Stops>()), service_(std::make_unique<Service>(*stops_)) {
+struct FakeServer::Seen : Log {};
+
+FakeServer::FakeServer(const std::shared_ptr<grpc::ServerCredentials>& credentials)
+    : seen_(std::make_unique<Seen>()),
+      stops_(std::make_unique<Stops>()),
+      service_(std::make_unique<Service>(*stops_, *seen_)) {
   grpc::EnableDefaultHealthCheckService(true);
   int port = 0;
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort("127.0.0.1:0", credentials, &port);
   builder.RegisterService(service_.get());
   server_ = builder.BuildAndStart();
   server_->GetHealthCheckService()->SetServingStatus("copy/0", false);
@@ -251,6 +289,9 @@ FakeServer::FakeServer() : stops_(std::make_unique<Stops>()), service_(std::make
 }
 
 FakeServer::~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
+
+int FakeServer::requests() const { return seen_->requests(); }
+std::string FakeServer::authorization() const { return seen_->authorization(); }
 
 std::vector<FakeServer::Pause> FakeServer::pauses() const { return stops_->pauses(); }
 
