@@ -169,10 +169,9 @@ def test_errors_are_those_of_our_own_protocol(client, code, words, change):
 def test_deadlines(slow_server):
     with triton.InferenceServerClient(slow_server.endpoint) as client:
         inputs = [tensor("hidden_states", rows_of())]
-        for late in (dict(timeout=1), dict(client_timeout=1e-6)):  # microseconds of the server's, seconds of the client's
-            with pytest.raises(InferenceServerException) as refused:
-                client.infer("mixtral/0", inputs, **late)
-            assert refused.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        with pytest.raises(InferenceServerException) as refused:
+            client.infer("mixtral/0", inputs, timeout=1)  # microseconds; client_timeout is the call's deadline, and gRPC's business
+        assert refused.value.status() == "StatusCode.DEADLINE_EXCEEDED"
         assert client.infer("mixtral/0", inputs, timeout=10_000_000).as_numpy("output").shape == (2, 64)
 
 
