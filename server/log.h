@@ -17,7 +17,7 @@ struct LogField {
 };
 
 // Call once, before threads start. `level` and `format` are the values of --log-level and --log-format. Also takes over
-// gRPC's own messages.
+// gRPC's own messages, and silences Protobuf's.
 void InitLog(absl::string_view level, absl::string_view format);
 
 // Whether lines of `level` are written; ask before building costly fields.
