@@ -24,6 +24,7 @@ import_base() {
 }
 
 build_image() {
+  rm -rf "$work/storage" "$work/run"
   step "a bare Debian 12 as base image"
   import_base localhost/debian:12
   step "build --target cpu"
