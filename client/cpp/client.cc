@@ -1,6 +1,5 @@
 #include "client/cpp/client.h"
 
-#include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/alarm.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -14,13 +13,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "expertd/v1/expertd.grpc.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "kernels/base/mutex.h"
 
 namespace expertd::client {
 namespace {
 
 constexpr char kForwardMethod[] = "/expertd.v1.Expertd/Forward";
-constexpr char kHealthMethod[] = "/grpc.health.v1.Health/Check";
 constexpr char kPushback[] = "grpc-retry-pushback-ms";
 
 constexpr int kAnySize = -1;  // no limit on messages
@@ -45,19 +44,6 @@ absl::StatusOr<Answer> ResultOf(const grpc::Status& status, const grpc::ClientCo
     SetRetryAfter(error, std::chrono::milliseconds(ms));
   }
   return error;
-}
-
-// The health service's two messages are one field each: google.protobuf's wrappers have the same bytes (string 1, and
-// an enum that reads as int32 1), so that its proto file is not needed here.
-absl::StatusOr<bool> DecodeHealth(grpc::ByteBuffer& response) {
-  grpc::Slice bytes;
-  google::protobuf::Int32Value status;
-  constexpr int kServing = 1;
-  if (!response.DumpToSingleSlice(&bytes).ok() ||
-      !status.ParseFromArray(bytes.begin(), static_cast<int>(bytes.size()))) {
-    return absl::InternalError("the server's answer is no HealthCheckResponse");
-  }
-  return status.value() == kServing;
 }
 
 }  // namespace
@@ -209,21 +195,15 @@ absl::StatusOr<v1::ListLayersResponse> Client::ListLayers() const {
 }
 
 absl::StatusOr<bool> Client::IsServing(absl::string_view service) const {
-  google::protobuf::StringValue name;
-  name.set_value(std::string(service));
-  const grpc::Slice bytes(name.SerializeAsString());
-  const grpc::ByteBuffer request(&bytes, 1);
-  grpc::ByteBuffer response;
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kQuestionTimeout);
   if (const absl::Status status = Authorize(token_, context); !status.ok()) return status;
-  std::promise<grpc::Status> done;
-  grpc::GenericStub(channels_[0])
-      .UnaryCall(&context, kHealthMethod, {}, &request, &response,
-                 [&done](grpc::Status status) { done.set_value(std::move(status)); });
-  const grpc::Status status = done.get_future().get();
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service(std::string(service));
+  grpc::health::v1::HealthCheckResponse response;
+  const grpc::Status status = grpc::health::v1::Health::NewStub(channels_[0])->Check(&context, request, &response);
   if (!status.ok()) return FromGrpc(status);
-  return DecodeHealth(response);
+  return response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
 }
 
 absl::StatusOr<Answer> Client::Forward(const Request& request, std::chrono::microseconds timeout) const {
