@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # What CI leaves out: stress tests repeated, fuzzing, a soak of a served layer under a changing load whose memory and files must stay
-# flat, and the image. Expects the release, tsan and clang builds of tests/run.sh; writes tests/LONG.md, to be committed with the
+# flat, the image, and the load tester's page in a browser. Expects the release, tsan and clang builds of tests/run.sh; writes tests/LONG.md, to be committed with the
 # commit it ran on.
 #
 #   tests/long.sh [--soak-seconds N] [--fuzz-seconds N] [PART ...]      default 600 and 120; all parts:
-#   stress engine integration fuzz soak image
+#   stress engine integration fuzz soak image page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 usage() { sed -n '6,7s/^# *//p' "$0" >&2; exit 2; }
 
-all_parts=(stress engine integration fuzz soak image)
+all_parts=(stress engine integration fuzz soak image page)
 soak_seconds=600 fuzz_seconds=120 parts=()
 while (($#)); do
   case "$1" in
@@ -89,6 +89,11 @@ image() {
   ((EUID == 0)) || { say "image: left out, needs root"; return; }
   logged image tests/deploy/image.sh
   say "image, the Dockerfile's steps in a bare Debian 12: $(grep -o 'file system: .*' build/long/image.log), served, verified and drained in it: passed"
+}
+
+page() {
+  logged page tests/browser/report_page.sh
+  say "the load tester's page in headless Chromium: $(tail -1 build/long/page.log)"
 }
 
 {

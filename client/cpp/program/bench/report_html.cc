@@ -244,7 +244,7 @@ std::string Facts(const BenchReport& report) {
   }
   std::string out = "<dl>";
   for (const auto& [name, value] : facts) absl::StrAppend(&out, "<dt>", name, "</dt><dd>", Escape(value), "</dd>");
-  return Card("This run", out + "</dl>");
+  return Card("This run", out + "</dl>", true);
 }
 
 std::string Notes(const BenchReport& report) {
