@@ -49,11 +49,13 @@ def test_messages_are_those_that_the_program_writes():
 
 def test_flags_in_the_kits_documents_exist():
     known = {"insecure"}
-    for command in (["expertd", "serve"], ["expertd", "probe"], ["expertd", "verify"], ["expertd-client", "bench"], ["expertd-client", "status"]):
-        done, text = run(BIN / command[0], *command[1:], "--help")
+    programs = [[BIN / "expertd", name] for name in ("serve", "probe", "verify", "inspect", "synth")]
+    programs += [[BIN / "expertd-client", name] for name in ("bench", "status")] + [[DEPLOY / "capacity.py"]]
+    for program in programs:
+        done, text = run(*program, "--help")
         assert done.returncode == 0
         known |= set(FLAG.findall(text))
-    for page in (DEPLOY / "TROUBLESHOOTING.md", DEPLOY / "prometheus/RUNBOOK.md"):
+    for page in (DEPLOY / "TROUBLESHOOTING.md", DEPLOY / "CAPACITY.md", DEPLOY / "prometheus/RUNBOOK.md"):
         assert set(FLAG.findall(page.read_text())) <= known, page
 
 
