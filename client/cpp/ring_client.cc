@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 
@@ -19,14 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 // A sleep that is not ended by the server ends by itself: a server that was killed wakes nobody.
 constexpr std::chrono::milliseconds kLongestSleep{100};
-
-inline void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
 
 void SleepWhile(std::atomic<std::uint32_t>& word, std::uint32_t value, Clock::duration longest) {
   const auto nanoseconds = std::chrono::nanoseconds(longest).count();
@@ -102,7 +93,7 @@ void RingClient::Await(Clock::time_point deadline) {
   const Clock::time_point spin_until = std::min(deadline, Clock::now() + spin_);
   while (Clock::now() < spin_until) {
     if (moved()) return;
-    Pause();
+    lane::SpinPause();
   }
   ring.client_sleeps.store(1);
   if (!moved()) {

@@ -18,14 +18,6 @@ using Clock = std::chrono::steady_clock;
 // While rings are busy, every so many looks at them the descriptors get one.
 constexpr int kLooksBetweenEvents = 64;
 
-inline void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LanePoller>> LanePoller::Start(Handoff* handoff, std::chrono::microseconds spin) {
@@ -91,7 +83,7 @@ void LanePoller::Run() {
     if (Look(*ports)) {
       last = Clock::now();
     } else if (!ports->empty() && Clock::now() - last < spin_) {
-      Pause();
+      lane::SpinPause();
     } else {
       Sleep(*ports);
       last = Clock::now();

@@ -64,6 +64,13 @@ struct RingGeometry {
   constexpr std::size_t answer_slot(std::uint32_t n) const { return request_slot(n) + std::size_t{slots} * slot_bytes; }
 };
 
+// For whoever looks at a counter again and again.
+inline void SpinPause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 inline constexpr std::uint32_t kMinSlots = 2, kMaxSlots = 256;
 inline constexpr std::uint32_t kMinSlotBytes = 256, kMaxSlotBytes = 1 << 20;
 

@@ -6,12 +6,27 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/process.h"
 
 namespace expertd::bench {
+namespace {
+
+absl::StatusOr<std::string> TinyCheckpoint(const std::string& bin_dir) {
+  const std::string dir = absl::StrCat(std::filesystem::temp_directory_path().string(), "/expertd_bench.", getpid());
+  auto synth = testing::Process::Start({bin_dir + "/expertd", "synth", "--like", "olmoe", "--layers", "1", "--experts",
+                                        "8", "--intermediate", "64", "--out", dir});
+  if (!synth.ok()) return synth.status();
+  const auto code = (*synth)->Wait(std::chrono::seconds(60));
+  if (code != 0) return absl::InternalError(absl::StrCat("expertd synth failed: ", (*synth)->err()));
+  return dir;
+}
+
+}  // namespace
 
 double Quantile(std::vector<double> values, double fraction) {
   std::sort(values.begin(), values.end());
@@ -33,14 +48,16 @@ Channels Connect(const std::string& address, int connections) {
   return channels;
 }
 
-absl::StatusOr<std::string> TinyCheckpoint(const std::string& bin_dir) {
-  const std::string dir = absl::StrCat(std::filesystem::temp_directory_path().string(), "/expertd_bench.", getpid());
-  auto synth = testing::Process::Start({bin_dir + "/expertd", "synth", "--like", "olmoe", "--layers", "1", "--experts",
-                                        "8", "--intermediate", "64", "--out", dir});
-  if (!synth.ok()) return synth.status();
-  const auto code = (*synth)->Wait(std::chrono::seconds(60));
-  if (code != 0) return absl::InternalError(absl::StrCat("expertd synth failed: ", (*synth)->err()));
-  return dir;
+int RunOnTinyCheckpoint(const char* program, const std::string& bin_dir,
+                        const std::function<absl::Status(const std::string& checkpoint)>& run) {
+  const absl::StatusOr<std::string> checkpoint = TinyCheckpoint(bin_dir);
+  absl::Status status = checkpoint.status();
+  if (status.ok()) {
+    status = run(*checkpoint);
+    std::filesystem::remove_all(*checkpoint);
+  }
+  if (!status.ok()) std::fprintf(stderr, "%s: %s\n", program, status.ToString().c_str());
+  return status.ok() ? 0 : 1;
 }
 
 }  // namespace expertd::bench

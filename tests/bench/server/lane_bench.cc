@@ -15,7 +15,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -174,14 +173,8 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
 
-  const auto checkpoint = TinyCheckpoint(flags.bin_dir);
-  absl::Status status = checkpoint.status();
-  if (status.ok()) {
-    status = Run(flags, *checkpoint);
-    std::filesystem::remove_all(*checkpoint);
-  }
-  if (!status.ok()) std::fprintf(stderr, "lane_bench: %s\n", status.ToString().c_str());
-  return status.ok() ? 0 : 1;
+  return RunOnTinyCheckpoint("lane_bench", flags.bin_dir,
+                             [&](const std::string& checkpoint) { return Run(flags, checkpoint); });
 }
 
 }  // namespace

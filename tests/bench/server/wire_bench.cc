@@ -8,7 +8,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -186,14 +185,8 @@ int Main(int argc, char** argv) {
   app.add_option("--json", flags.json, "Also write the numbers to this file");
   CLI11_PARSE(app, argc, argv);
 
-  const auto checkpoint = TinyCheckpoint(flags.bin_dir);
-  absl::Status status = checkpoint.status();
-  if (status.ok()) {
-    status = Run(flags, *checkpoint);
-    std::filesystem::remove_all(*checkpoint);
-  }
-  if (!status.ok()) std::fprintf(stderr, "wire_bench: %s\n", status.ToString().c_str());
-  return status.ok() ? 0 : 1;
+  return RunOnTinyCheckpoint("wire_bench", flags.bin_dir,
+                             [&](const std::string& checkpoint) { return Run(flags, checkpoint); });
 }
 
 }  // namespace

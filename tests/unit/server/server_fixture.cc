@@ -102,7 +102,7 @@ ServerTest::ServerTest() {
 }
 
 ServerTest::~ServerTest() {
-  if (engine_ != nullptr) engine_->Open();
+  if (server_ != nullptr && engine_ != nullptr) engine_->Open();  // a test that ends its server has ended the engine
 }
 
 void ServerTest::Start(bool load) {
