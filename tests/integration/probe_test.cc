@@ -16,17 +16,8 @@ using ::testing::StartsWith;
 
 constexpr std::chrono::seconds kPatience{30};
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-Outcome Probe(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {EXPERTD_BIN_DIR "/expertd", "probe"});
-  const auto process = Process::Start(arguments);
-  EXPECT_TRUE(process.ok()) << process.status();
-  const int code = (*process)->Wait(kPatience).value_or(-1);
-  return {code, (*process)->out(), (*process)->err()};
+Outcome Probe(const std::vector<std::string>& arguments) {
+  return RunToEnd({EXPERTD_BIN_DIR "/expertd", "probe"}, arguments);
 }
 
 TEST(ProbeTest, FollowsTheServersHealth) {

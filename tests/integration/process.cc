@@ -127,4 +127,12 @@ std::string Process::Pipe::Text() const {
   return text;
 }
 
+Outcome RunToEnd(std::vector<std::string> program, const std::vector<std::string>& arguments) {
+  program.insert(program.end(), arguments.begin(), arguments.end());
+  const auto process = Process::Start(program);
+  if (!process.ok()) return {.err = process.status().ToString()};
+  const int code = (*process)->Wait(std::chrono::minutes(1)).value_or(-1);
+  return {.code = code, .out = (*process)->out(), .err = (*process)->err()};
+}
+
 }  // namespace expertd::testing

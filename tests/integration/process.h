@@ -59,4 +59,13 @@ class Process {
   Pipe err_;
 };
 
+// How a program ended that ends by itself.
+struct Outcome {
+  int code = -1;  // as Process::Wait has it; -1: it could not be started, or had not ended after a minute
+  std::string out, err;
+};
+
+// Runs `program` with `arguments` behind it and waits for its end.
+Outcome RunToEnd(std::vector<std::string> program, const std::vector<std::string>& arguments);
+
 }  // namespace expertd::testing

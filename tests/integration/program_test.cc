@@ -18,21 +18,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-Outcome RunProgram(std::vector<std::string> program, const std::vector<std::string>& arguments) {
-  program.insert(program.end(), arguments.begin(), arguments.end());
-  const auto process = Process::Start(program);
-  EXPECT_TRUE(process.ok()) << process.status();
-  const int code = (*process)->Wait(std::chrono::seconds(60)).value_or(-1);
-  return {code, (*process)->out(), (*process)->err()};
-}
-
 Outcome Client(const std::vector<std::string>& arguments) {
-  return RunProgram({EXPERTD_BIN_DIR "/expertd-client"}, arguments);
+  return RunToEnd({EXPERTD_BIN_DIR "/expertd-client"}, arguments);
 }
 
 class ProgramTest : public ::testing::Test {
@@ -47,7 +34,7 @@ class ProgramTest : public ::testing::Test {
   void TearDown() override { std::filesystem::remove(out_); }
 
   Outcome Verify(const std::vector<std::string>& arguments) const {
-    return RunProgram({EXPERTD_BIN_DIR "/expertd", "verify", "--endpoint", server_->address()}, arguments);
+    return RunToEnd({EXPERTD_BIN_DIR "/expertd", "verify", "--endpoint", server_->address()}, arguments);
   }
 
   std::unique_ptr<ServerProcess> server_;

@@ -21,19 +21,7 @@ using ::testing::StartsWith;
 
 constexpr std::chrono::seconds kPatience{60};
 
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
-
-Outcome Serve(const std::vector<std::string>& flags) {
-  std::vector<std::string> argv = {EXPERTD_BIN_DIR "/expertd", "serve"};
-  argv.insert(argv.end(), flags.begin(), flags.end());
-  const auto process = Process::Start(argv);
-  EXPECT_TRUE(process.ok()) << process.status();
-  const int code = (*process)->Wait(kPatience).value_or(-1);
-  return {code, (*process)->out(), (*process)->err()};
-}
+Outcome Serve(const std::vector<std::string>& flags) { return RunToEnd({EXPERTD_BIN_DIR "/expertd", "serve"}, flags); }
 
 // Exactly one line, which names the program and says `reason`.
 void ExpectOneLine(const std::string& err, const std::string& reason) {
