@@ -11,12 +11,14 @@
 #include "kernels/checkpoint/safetensors.h"
 #include "tests/integration/golden_case.h"
 #include "tests/integration/server_process.h"
+#include "tests/support/certificates.h"
 #include "tests/support/rows.h"
 
 namespace expertd::testing {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 Outcome Client(const std::vector<std::string>& arguments) {
   return RunToEnd({EXPERTD_BIN_DIR "/expertd-client"}, arguments);
@@ -170,6 +172,34 @@ TEST_F(ProgramTest, BenchSweepsAnOpenLoopAndJoinsTheServersMetrics) {
   const auto& metrics = json["points"][0]["server_metrics"];
   EXPECT_GT(metrics["batches"].get<double>(), 0);
   EXPECT_GT(metrics["stages_us_mean"]["gemm"].get<double>(), 0);
+}
+
+TEST(SecureProgramTest, CertificateAndTokenOpenTheDoor) {
+  const TestAuthority authority("ours");
+  const TestIdentity identity = authority.IssueForThisMachine();
+  const TestFolder folder;
+  const auto server = ServerProcess::Start(
+      EXPERTD_BIN_DIR, {"--checkpoint", GoldenDir("qwen2_moe"), "--tls-cert", folder.Write("cert", identity.cert),
+                        "--tls-key", folder.Write("key", identity.key), "--tokens-file",
+                        folder.Write("tokens", "plain:s3cret-of-twenty-letters infer tenant\n")});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string ca = folder.Write("ca", authority.cert()),
+                    token = folder.Write("token", "s3cret-of-twenty-letters\n"),
+                    wrong = folder.Write("wrong", "guess-of-twenty-letters\n");
+  const auto bench = [&](std::vector<std::string> how) {
+    how.insert(how.begin(), {"bench", "--endpoint", (*server)->address(), "--rows", "2", "--requests", "20",
+                             "--warmup-s", "0", "--check", "--check-samples", "3"});
+    return Client(how);
+  };
+  const Outcome both = bench({"--tls-ca", ca, "--token-file", token});
+  EXPECT_EQ(both.code, 0) << both.out << both.err;
+  EXPECT_THAT(both.out, HasSubstr("all bits are equal"));
+  const Outcome unary = bench({"--tls-ca", ca, "--token-file", token, "--mode", "unary"});
+  EXPECT_EQ(unary.code, 0) << unary.out << unary.err;
+  const Outcome stranger = bench({"--tls-ca", ca, "--token-file", wrong});
+  EXPECT_EQ(stranger.code, 3);
+  EXPECT_THAT(stranger.err, HasSubstr("UNAUTHENTICATED"));
+  EXPECT_THAT(stranger.err, Not(HasSubstr("guess-of"))) << "credentials are not echoed";
 }
 
 TEST_F(ProgramTest, ExitCodesTellFailuresApart) {

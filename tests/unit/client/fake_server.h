@@ -36,7 +36,7 @@ class FakeServer {
   static constexpr std::int64_t kMaxRows = 64;
 
   // The stops of `pause`, as they were: a busy machine ends them late. Begin and end since the server's start.
-  static constexpr std::chrono::milliseconds kPausePeriod{1500}, kPauseLength{600};
+  static constexpr std::chrono::milliseconds kPausePeriod{6000}, kPauseLength{3000};
   struct Pause {
     std::chrono::nanoseconds begin, end;
   };

@@ -132,8 +132,10 @@ double TrueP99(const std::vector<FakeServer::Pause>& pauses, std::chrono::nanose
   return high;
 }
 
+// A stop of seconds, so that one percent of it is more than a busy machine's own delays. (That a closed loop does not
+// see stops is BookTest's.)
 TEST_P(StreamLoadTest, AgainstAServerThatPausesP99IsWithinOnePercentOfTheTruth) {
-  constexpr auto kSpan = 2 * FakeServer::kPausePeriod;
+  constexpr auto kSpan = FakeServer::kPausePeriod;
   const BenchReport report =
       Run("pause",
           Rows("1", {.rate = 500, .arrivals = ArrivalKind::kConstant, .warmup = milliseconds(0), .duration = kSpan}));
@@ -142,11 +144,6 @@ TEST_P(StreamLoadTest, AgainstAServerThatPausesP99IsWithinOnePercentOfTheTruth) 
   const double truth = TrueP99(server_.pauses(), kSpan);
   EXPECT_GT(truth, 0.9 * std::chrono::nanoseconds(FakeServer::kPauseLength).count());
   EXPECT_NEAR(static_cast<double>(window.latency.Percentile(0.99)), truth, truth * 0.01);
-
-  const BenchReport closed =
-      Run("pause", Rows("1", {.concurrency = 1, .warmup = milliseconds(0), .duration = FakeServer::kPausePeriod}));
-  EXPECT_LT(static_cast<double>(closed.headline().result.total.latency.Percentile(0.99)), truth / 4)
-      << "one in flight meets one pause: that is why the open loop is there";
 }
 
 TEST_P(StreamLoadTest, AWrongBitUnderLoadIsFoundAndNamed) {
