@@ -109,11 +109,20 @@ struct EngineInfo {
   std::int64_t max_k = 0;  // largest Segment::k
 };
 
+// Of a device, whoever uses it.
+struct DeviceMemory {
+  std::int64_t total_bytes = 0;  // 0: the engine cannot tell
+  std::int64_t free_bytes = 0;
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
 
   virtual const EngineInfo& info() const = 0;
+
+  // As it is now; for scrapes, not for decisions. Neither waits for batches nor delays them.
+  virtual DeviceMemory memory() const { return {}; }
 
   // Reads all weights from `source`, packs them for the device and drops the source's pages as it goes. Blocks. Layers
   // may be loaded while others serve. InvalidArgument: the spec is invalid or beyond this engine; ResourceExhausted: it

@@ -94,6 +94,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
         GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet taken over by the transport."),
         GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
         GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
+        GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
     };
     for (const auto& [layer, queue] : queues) {
       AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
@@ -102,6 +103,10 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
     AddGauge(families[3], {}, static_cast<double>(state.calls));
     AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
+    if (state.memory.total_bytes > 0) {
+      AddGauge(families[5], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
+      AddGauge(families[5], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
+    }
     return families;
   }
 
@@ -111,10 +116,11 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
   std::map<std::string, QueueStats> queue_of_ ABSL_GUARDED_BY(mutex_);
 };
 
-Metrics::Metrics()
+Metrics::Metrics(std::int64_t expert_series)
     : registry_(std::make_shared<prometheus::Registry>()),
       live_(std::make_shared<LiveCollectable>()),
-      process_(std::make_shared<ProcessMetrics>()) {
+      process_(std::make_shared<ProcessMetrics>()),
+      experts_(std::make_shared<ExpertLoad>(expert_series)) {
   using prometheus::BuildCounter, prometheus::BuildGauge, prometheus::BuildHistogram;
   auto& requests =
       MakeFamily(*registry_, BuildCounter(), "expertd_requests_total", "Requests answered, by status code.");
@@ -164,12 +170,13 @@ void Metrics::AddLayer(const Layer& layer) {
   const LayerSeries series = {
       &batch_rows_->Add(labels, Doubling(16384)), &batch_requests_->Add(labels, Doubling(1024)), {}};
   live_->AddLayer(name);
+  experts_->AddLayer(layer.spec());
   MutexLock lock(mutex_);
   layers_[&layer] = series;
 }
 
 std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const {
-  return {registry_, live_, process_};
+  return {registry_, live_, process_, experts_};
 }
 
 void Metrics::SetLiveState(std::function<LiveState()> read) { live_->SetRead(std::move(read)); }
@@ -220,6 +227,10 @@ void Metrics::BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requ
   }
   series.batch_rows->Observe(static_cast<double>(rows));
   series.batch_requests->Observe(static_cast<double>(requests));
+}
+
+void Metrics::CountExperts(const Layer& layer, absl::Span<const std::int32_t> ids) {
+  experts_->Count(layer.spec(), ids);
 }
 
 void Metrics::WriteDone(double seconds) { stage_seconds_[kWrite]->Observe(seconds); }

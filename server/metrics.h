@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "kernels/base/mutex.h"
 #include "kernels/engine.h"
+#include "server/expert_load.h"
 #include "server/scheduler/scheduler.h"
 
 namespace expertd {
@@ -58,6 +59,7 @@ struct LayerTotals {
 
 // What a scrape asks for and nobody counts in between.
 struct LiveState {
+  DeviceMemory memory;
   std::vector<QueueStats> queues;
   std::int64_t rows_in_flight = 0;
   std::int64_t calls = 0;
@@ -67,7 +69,8 @@ struct LiveState {
 // Thread-safe.
 class Metrics {
  public:
-  Metrics();
+  // `expert_series`: of expertd_expert_rows_total, at most; 0: experts are not counted.
+  explicit Metrics(std::int64_t expert_series = 0);
 
   // Constant labels of expertd_build_info.
   void SetBuildInfo(const std::string& version, const EngineInfo& engine);
@@ -83,6 +86,8 @@ class Metrics {
   // Refused before it was queued.
   void Rejected(absl::StatusCode code);
   void BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests);
+  // Ids that a request was computed with; only where experts are counted.
+  void CountExperts(const Layer& layer, absl::Span<const std::int32_t> ids);
   // Zeros for a layer that is not known.
   LayerTotals TotalsOf(const Layer& layer) const;
   // From handing an answer to the transport until it took all of it.
@@ -109,6 +114,7 @@ class Metrics {
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::shared_ptr<LiveCollectable> live_;
   const std::shared_ptr<prometheus::Collectable> process_;
+  const std::shared_ptr<ExpertLoad> experts_;
   std::array<std::array<prometheus::Counter*, kCodes>, kRpcCount> requests_;
   std::array<prometheus::Histogram*, kRpcCount> request_seconds_;
   std::array<prometheus::Histogram*, kStages> stage_seconds_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/host_memory.h"
 #include "kernels/base/mutex.h"
 
 namespace expertd {
@@ -106,6 +107,8 @@ class NullEngine : public Engine {
   }
 
   const EngineInfo& info() const override { return info_; }
+
+  DeviceMemory memory() const override { return HostMemory(); }
 
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
     if (absl::Status status = source.spec().Validate(); !status.ok()) return status;

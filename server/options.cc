@@ -87,6 +87,9 @@ const OptionRow kOptions[] = {
     {"model-root", "Admin", &ServerOptions::model_root,
      "Folder below which admin calls may load checkpoints; empty: no admin calls"},
 
+    {"expert-series", "Metrics", &ServerOptions::expert_series,
+     "Tell the rows of each expert, in so many series at most, and each layer's imbalance; 0: neither", 0, 1 << 20},
+
     {"max-rows-per-request", "Requests", &ServerOptions::max_rows_per_request, "Rows of one request, at most", 1,
      1 << 20},
     {"max-queued-rows", "Requests", &ServerOptions::max_queued_rows, "Rows accepted and not yet answered, at most", 1,

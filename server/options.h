@@ -46,6 +46,9 @@ struct ServerOptions {
   // Admin
   std::string model_root;  // admin calls load checkpoints below it; empty: there are no admin calls
 
+  // Metrics
+  std::int64_t expert_series = 0;  // 0: experts are not counted
+
   // Requests
   std::int64_t max_rows_per_request = 8192;
   std::int64_t max_queued_rows = 65536;

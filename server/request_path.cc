@@ -146,10 +146,13 @@ grpc::ByteBuffer Answer(Metrics& metrics, const Pending& pending, std::unique_pt
                        .batch_requests = report.requests,
                        .fingerprint = job->layer->fingerprint(),
                        .scales_bytes = bytes.scales};
-  if (job->return_routing && job->rows > 0) {
+  if (pending.head.return_routing && job->rows > 0) {
     head.k = RoutingK(*job);
     head.topk_ids = RoutingIds(*job);
     head.topk_weights = RoutingWeights(*job, head.k);
+  }
+  if (NeedsRouting(*job) && job->rows > 0) {
+    metrics.CountExperts(*job->layer, {RoutingIds(*job), static_cast<std::size_t>(job->rows * RoutingK(*job))});
   }
   const std::string prefix = pending.form.encode(head, static_cast<std::uint64_t>(bytes.output));
   metrics.Answered(*job->layer, job->rows, times);
@@ -232,7 +235,7 @@ absl::StatusOr<std::unique_ptr<Job>> RequestPath::MakeJob(const ForwardHead& hea
   job->arrival = arrival.time;
   job->deadline = DeadlineOf(head, arrival, limits_.default_timeout);
   job->k = head.pre_routed ? head.k : 0;
-  job->return_routing = head.return_routing;
+  job->return_routing = head.return_routing || limits_.count_experts;
   if (job->rows == 0) return job;
   if (absl::Status status = FillBuffers(head, slices, *job); !status.ok()) {
     if (!absl::IsResourceExhausted(status) || RetryAfter(status)) return status;

@@ -31,6 +31,7 @@ struct RequestLimits {
   std::int64_t max_k = kMaxExpertsPerToken;
   std::chrono::microseconds default_timeout{30'000'000};
   bool refuse_non_finite = false;
+  bool count_experts = false;  // for the metrics: the router's choice is asked for even if the caller does not
 };
 
 // How an answer is written. ForwardResponse unless told otherwise.

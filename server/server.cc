@@ -41,7 +41,8 @@ RequestLimits LimitsOf(const ServerOptions& options, const EngineInfo& engine) {
   return {.max_rows = options.max_rows_per_request,
           .max_k = engine.max_k,
           .default_timeout = std::chrono::milliseconds(options.default_timeout_ms),
-          .refuse_non_finite = options.refuse_non_finite};
+          .refuse_non_finite = options.refuse_non_finite,
+          .count_experts = options.expert_series > 0};
 }
 
 SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& engine) {
@@ -128,6 +129,7 @@ struct Server::State {
         access(security.access(options)),
         engine(std::move(the_engine)),
         plan(std::move(the_plan)),
+        metrics(options.expert_series),
         admission(std::make_shared<Admission>(BudgetOf(options))),
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
@@ -208,7 +210,7 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
   metrics.SetLiveState([this] {
-    return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size(), lane ? lane->bytes_in_use() : 0};
+    return LiveState{engine->memory(), scheduler.Stats(), admission->rows_in_flight(), calls.size(), lane ? lane->bytes_in_use() : 0};
   });
   if (!options.fast_lane_socket.empty()) {
     absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/host_memory.h"
 #include "kernels/base/mutex.h"
 #include "kernels/cpu/batch_runner.h"
 #include "kernels/cpu/cpu_layer.h"
@@ -64,6 +65,8 @@ class CpuEngine final : public Engine {
   }
 
   const EngineInfo& info() const override { return info_; }
+
+  DeviceMemory memory() const override { return HostMemory(); }
 
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
     absl::StatusOr<std::shared_ptr<const CpuLayer>> layer = CpuLayer::Load(source, isa_, threads_, this);

@@ -57,6 +57,13 @@ class CudaEngine final : public Engine {
 
   const EngineInfo& info() const override { return info_; }
 
+  DeviceMemory memory() const override {
+    std::size_t free = 0, total = 0;
+    if (!Lost().ok() || cudaSetDevice(device_) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess)
+      return {};
+    return {.total_bytes = static_cast<std::int64_t>(total), .free_bytes = static_cast<std::int64_t>(free)};
+  }
+
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
     if (absl::Status status = Lost(); !status.ok()) return status;
     if (absl::Status status = cuda::UseDevice(device_); !status.ok()) return status;

@@ -35,6 +35,7 @@ class GatedEngine : public Engine {
   int batches() const;
 
   const EngineInfo& info() const override { return inner_->info(); }
+  DeviceMemory memory() const override { return inner_->memory(); }
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override { return inner_->LoadLayer(source); }
   absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) override { return inner_->AcquireRows(bytes); }
   absl::Status Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) override;
