@@ -14,9 +14,17 @@ double Call::WriteEnds() {
   return std::chrono::duration<double>(Clock::now().time_since_epoch() - Clock::duration(since)).count();
 }
 
-bool Call::CancelIfWritingSince(Clock::time_point limit) {
+bool Call::IsWritingSince(Clock::time_point limit) const {
   const Clock::rep since = writing_since_;
-  if (since == 0 || Clock::duration(since) > limit.time_since_epoch()) return false;
+  return since != 0 && Clock::duration(since) <= limit.time_since_epoch();
+}
+
+std::string Call::Peer() {
+  MutexLock lock(mutex_);
+  return context_ == nullptr ? std::string() : context_->peer();
+}
+
+bool Call::Cancel() {
   MutexLock lock(mutex_);
   if (context_ == nullptr) return false;
   context_->TryCancel();
@@ -63,10 +71,34 @@ bool CallRegistry::WaitUntilEmpty(Clock::time_point deadline) {
   return true;
 }
 
-int CallRegistry::CancelStuckWrites(Clock::time_point limit) {
-  int cancelled = 0;
-  for (const std::shared_ptr<Call>& call : Snapshot()) cancelled += call->CancelIfWritingSince(limit) ? 1 : 0;
+SlowReaders CallRegistry::CancelSlowReaders(Clock::time_point now) {
+  // A caller that is only slow takes some of every write; only who has stopped pays for a budget that is exceeded.
+  std::vector<std::shared_ptr<Call>> stalled;
+  SlowReaders cancelled;
+  for (std::shared_ptr<Call>& call : Snapshot()) {
+    if (call->IsWritingSince(now - output_.write_timeout)) {
+      cancelled.timed_out += call->Cancel() ? 1 : 0;
+    } else if (call->IsWritingSince(now - output_.write_timeout / 10)) {
+      stalled.push_back(std::move(call));
+    }
+  }
+  if (stalled.empty()) return cancelled;
+  const bool server_over = unsent_bytes() > output_.server_bytes;
+  absl::flat_hash_map<std::string, std::int64_t> of_peer;
+  for (const auto& call : stalled) of_peer[call->Peer()] += call->unsent_bytes();
+  for (const auto& call : stalled) {
+    const bool over =
+        server_over || call->unsent_bytes() > output_.call_bytes || of_peer[call->Peer()] > output_.peer_bytes;
+    if (over) cancelled.over_budget += call->Cancel() ? 1 : 0;
+  }
   return cancelled;
+}
+
+std::int64_t CallRegistry::unsent_bytes() const {
+  MutexLock lock(mutex_);
+  std::int64_t bytes = 0;
+  for (const auto& [key, call] : calls_) bytes += call->unsent_bytes();
+  return bytes;
 }
 
 std::int64_t CallRegistry::size() const {

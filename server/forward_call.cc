@@ -53,7 +53,10 @@ void ForwardCall::Run(const SubmitFn& submit, const grpc::ByteBuffer& request) {
 }
 
 void ForwardCall::Answer(const absl::Status& status, grpc::ByteBuffer message) {
-  if (status.ok()) response_->Swap(&message);
+  if (status.ok()) {
+    AddUnsent(static_cast<std::int64_t>(message.Length()));
+    response_->Swap(&message);
+  }
   WriteStarts();
   Finish(ToGrpcStatus(status, context_));
 }

@@ -91,10 +91,11 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     std::vector<prometheus::MetricFamily> families = {
         GaugeFamily("expertd_queue_rows", "Rows that wait for a batch."),
         GaugeFamily("expertd_queue_oldest_seconds", "How long the oldest waiting request has waited."),
-        GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet taken over by the transport."),
+        GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet answered."),
         GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
         GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
         GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
+        GaugeFamily("expertd_unsent_bytes", "Answers that the transport has not taken yet."),
     };
     for (const auto& [layer, queue] : queues) {
       AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
@@ -103,6 +104,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
     AddGauge(families[3], {}, static_cast<double>(state.calls));
     AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
+    AddGauge(families[6], {}, static_cast<double>(state.unsent_bytes));
     if (state.memory.total_bytes > 0) {
       AddGauge(families[5], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
       AddGauge(families[5], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
@@ -146,6 +148,9 @@ Metrics::Metrics(std::int64_t expert_series)
   write_timeouts_ = &MakeFamily(*registry_, BuildCounter(), "expertd_write_timeouts_total",
                                 "Calls cancelled because the caller did not read its answers.")
                          .Add({});
+  output_overruns_ = &MakeFamily(*registry_, BuildCounter(), "expertd_output_overruns_total",
+                                 "Calls cancelled because the caller had stopped reading and held too much.")
+                          .Add({});
   batch_rows_ = &MakeFamily(*registry_, BuildHistogram(), "expertd_batch_rows", "Rows of a batch.");
   batch_requests_ =
       &MakeFamily(*registry_, BuildHistogram(), "expertd_batch_requests", "Requests that shared a batch.");
@@ -235,7 +240,9 @@ void Metrics::CountExperts(const Layer& layer, absl::Span<const std::int32_t> id
 
 void Metrics::WriteDone(double seconds) { stage_seconds_[kWrite]->Observe(seconds); }
 
-void Metrics::WriteTimedOut() { write_timeouts_->Increment(); }
+void Metrics::WriteTimedOut(int calls) { write_timeouts_->Increment(calls); }
+
+void Metrics::OutputOverrun(int calls) { output_overruns_->Increment(calls); }
 
 void Metrics::CredentialsReloaded(const std::string& what, bool ok) {
   credential_reloads_->Add({{"what", what}, {"result", ok ? "ok" : "failed"}}).Increment();

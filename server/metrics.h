@@ -62,6 +62,7 @@ struct LiveState {
   DeviceMemory memory;
   std::vector<QueueStats> queues;
   std::int64_t rows_in_flight = 0;
+  std::int64_t unsent_bytes = 0;
   std::int64_t calls = 0;
   std::uint64_t region_bytes = 0;
 };
@@ -92,7 +93,8 @@ class Metrics {
   LayerTotals TotalsOf(const Layer& layer) const;
   // From handing an answer to the transport until it took all of it.
   void WriteDone(double seconds);
-  void WriteTimedOut();
+  void WriteTimedOut(int calls);
+  void OutputOverrun(int calls);
   // `what`: certificate, metrics_certificate or tokens.
   void CredentialsReloaded(const std::string& what, bool ok);
   void SetCertificateExpiry(double unix_seconds);
@@ -120,6 +122,7 @@ class Metrics {
   std::array<prometheus::Histogram*, kStages> stage_seconds_;
   std::array<prometheus::Counter*, kCodes> rejected_;
   prometheus::Counter* write_timeouts_;
+  prometheus::Counter* output_overruns_;
   prometheus::Family<prometheus::Histogram>* batch_rows_;
   prometheus::Family<prometheus::Histogram>* batch_requests_;
   prometheus::Family<prometheus::Gauge>* weight_bytes_;

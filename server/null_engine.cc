@@ -8,6 +8,7 @@
 #include <map>
 #include <new>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -97,7 +98,10 @@ void CopyRows(const Segment& segment, std::int64_t hidden_size) {
 
 class NullEngine : public Engine {
  public:
-  explicit NullEngine(const NullEngineOptions& options) : pool_(std::make_shared<BlockPool>(options.row_buffer_bytes)) {
+  explicit NullEngine(const NullEngineOptions& options)
+      : pool_(std::make_shared<BlockPool>(options.row_buffer_bytes)),
+        per_batch_(options.per_batch),
+        per_row_(options.per_row) {
     info_.device = "null";
     info_.description = "no arithmetic: rows are copied";
     info_.numerics_id = "null";
@@ -122,13 +126,16 @@ class NullEngine : public Engine {
   absl::Status Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) override {
     const auto start = std::chrono::steady_clock::now();
     const LayerSpec& spec = layer.spec();
+    std::int64_t rows = 0;
     for (const Segment& segment : segments) {
       if (segment.rows == 0) continue;
+      rows += segment.rows;
       CopyRows(segment, spec.hidden_size);
       const std::int64_t slots = segment.rows * spec.experts_per_token;
       if (segment.routed_ids != nullptr) std::fill_n(segment.routed_ids, slots, -1);
       if (segment.routed_weights != nullptr) std::fill_n(segment.routed_weights, slots, 0.0f);
     }
+    if (rows > 0) std::this_thread::sleep_until(start + per_batch_ + rows * per_row_);
     if (times != nullptr) {
       *times = {.stage_out = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};
     }
@@ -137,6 +144,7 @@ class NullEngine : public Engine {
 
  private:
   const std::shared_ptr<BlockPool> pool_;
+  const std::chrono::nanoseconds per_batch_, per_row_;
   EngineInfo info_;
 };
 

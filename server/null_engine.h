@@ -1,6 +1,7 @@
 // An engine without arithmetic: measures what the service costs around a layer.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 
@@ -11,6 +12,9 @@ namespace expertd {
 struct NullEngineOptions {
   std::int64_t max_batch_rows = 8192;
   std::int64_t row_buffer_bytes = 1LL << 30;
+  // What a batch takes besides the copies, spent asleep: a device of known speed. Zero: none.
+  std::chrono::nanoseconds per_batch{0};
+  std::chrono::nanoseconds per_row{0};
 };
 
 // Loads no weights. Run copies every segment's input rows to its output, converted when the element types differ, and

@@ -62,6 +62,11 @@ const OptionRow kOptions[] = {
      10'000},
     {"hang-timeout-ms", "Engine", &ServerOptions::hang_timeout_ms,
      "A batch that runs for longer means a dead device (exit 7), milliseconds; 0: 300000 on cpu, else 3000", 0, kDayMs},
+    {"null-batch-us", "Engine", &ServerOptions::null_batch_us,
+     "With --device null: what a batch takes, to size and test a service for a device of that speed, microseconds", 0,
+     60'000'000},
+    {"null-row-ns", "Engine", &ServerOptions::null_row_ns, "With --device null: what each row adds to it, nanoseconds",
+     0, 1'000'000'000},
 
     {"listen", "Listeners", &ServerOptions::listen, "Address of the service: HOST:PORT or unix:PATH; port 0: any"},
     {"metrics-address", "Listeners", &ServerOptions::metrics_address,
@@ -103,7 +108,18 @@ const OptionRow kOptions[] = {
     {"tenant-weights", "Requests", &ServerOptions::tenant_weights,
      "NAME=WEIGHT,...: how tenants share the device while several want it; who is not named weighs 1"},
     {"write-timeout-ms", "Requests", &ServerOptions::write_timeout_ms,
-     "A caller that does not read its answer for so long is cancelled, milliseconds", 1, kDayMs},
+     "A caller that does not read its answer for so long is cancelled, and after a tenth of it is stalled, "
+     "milliseconds",
+     1, kDayMs},
+    {"output-mib-per-call", "Requests", &ServerOptions::output_mib_per_call,
+     "Answers not yet taken: a stream is not read from beyond half of it, a caller that has stopped reading is "
+     "cancelled "
+     "beyond it, MiB",
+     1, 1 << 22},
+    {"output-mib-per-connection", "Requests", &ServerOptions::output_mib_per_connection,
+     "The same for the stalled calls of a connection, MiB", 1, 1 << 22},
+    {"output-mib", "Requests", &ServerOptions::output_mib,
+     "The same for all calls: beyond it every stalled one is cancelled, MiB", 1, 1 << 22},
     {"refuse-non-finite", "Requests", &ServerOptions::refuse_non_finite, "Refuse rows that hold NaN or infinity"},
     {"kserve-shared-memory", "Requests", &ServerOptions::kserve_shared_memory,
      "Callers of the open inference protocol on this machine may bring POSIX shared memory"},
@@ -258,6 +274,10 @@ absl::Status ServerOptions::Validate() const {
   if (absl::Status status = ParseLayerList(layers, &indices); !status.ok()) return status;
   if (const auto weights = TenantWeights::Parse(tenant_weights); !weights.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("--tenant-weights: ", weights.status().message()));
+  }
+  if (device != "null" && (null_batch_us > 0 || null_row_ns > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--null-batch-us, --null-row-ns: only with --device null, not with ", device));
   }
   if (listen.empty()) return absl::InvalidArgumentError("--listen: wants HOST:PORT or unix:PATH");
   return ValidateSecurity();

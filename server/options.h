@@ -28,6 +28,8 @@ struct ServerOptions {
   std::int64_t batch_window_us = 0;
   std::int64_t inline_batch_us = 100;  // 0: every batch runs on a scheduler thread
   std::int64_t hang_timeout_ms = 0;    // 0: what suits the device
+  std::int64_t null_batch_us = 0;      // --device null only: what a batch takes,
+  std::int64_t null_row_ns = 0;        // and each of its rows
 
   // Listeners
   std::string listen = "127.0.0.1:8470";
@@ -57,6 +59,9 @@ struct ServerOptions {
   std::int64_t default_timeout_ms = 30000;
   std::string tenant_weights;  // "NAME=WEIGHT,..."; who is not named weighs 1
   std::int64_t write_timeout_ms = 5000;
+  std::int64_t output_mib_per_call = 64;  // answers that callers have not taken
+  std::int64_t output_mib_per_connection = 256;
+  std::int64_t output_mib = 512;
   bool refuse_non_finite = false;
   bool kserve_shared_memory = false;  // callers of the open inference protocol may bring POSIX shared memory
 

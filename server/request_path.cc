@@ -69,6 +69,7 @@ void ReleaseJob(void* job) {
 grpc::ByteBuffer MakeMessage(std::unique_ptr<Job> job, const std::string& prefix, std::int64_t output_bytes) {
   job->input.Reset();
   job->routing.Reset();
+  job->ticket.ReturnRows();
   if (output_bytes == 0) {
     const grpc::Slice slice(prefix);
     return grpc::ByteBuffer(&slice, 1);

@@ -74,7 +74,7 @@ void RequestStream::Submit(std::uint64_t id, absl::StatusOr<ForwardHead> head, S
     path_.Refused(rpc_, status);
     {
       MutexLock lock(mutex_);
-      answers_.push_back(error(status));
+      Keep(answers_.emplace_back(error(status)));
     }
     return Advance();
   }
@@ -113,6 +113,7 @@ void RequestStream::Answered(std::uint64_t id, grpc::ByteBuffer message) {
 }
 
 void RequestStream::QueueAnswer(std::uint64_t id, grpc::ByteBuffer message) {
+  Keep(message);
   if (order_ == Order::kCompletion) return answers_.push_back(std::move(message));
   early_.emplace(id, std::move(message));
   for (auto first = early_.begin(); first != early_.end() && first->first == next_answer_; first = early_.begin()) {
@@ -128,6 +129,7 @@ void RequestStream::OnWriteDone(bool ok) {
   {
     MutexLock lock(mutex_);
     writing_ = false;
+    AddUnsent(-std::exchange(writing_bytes_, 0));
   }
   if (ok) {
     Advance();
@@ -143,6 +145,7 @@ void RequestStream::OnCancel() {
     broken_ = true;
     answers_.clear();
     early_.clear();
+    AddUnsent(writing_bytes_ - unsent_bytes());
     for (const auto& [id, job] : in_flight_) {
       if (job) jobs.push_back(*job);
     }
@@ -189,13 +192,15 @@ RequestStream::Actions RequestStream::Next() {
   if (finished_) return actions;
   if (!writing_ && !broken_ && !answers_.empty()) {
     outgoing_.Swap(&answers_.front());
+    writing_bytes_ = static_cast<std::int64_t>(outgoing_.Length());
     answers_.pop_front();
     writing_ = actions.write = true;
     actions.more = !answers_.empty();
   }
   // Answers count too: who does not read them is not read from.
   const auto held = static_cast<std::int64_t>(in_flight_.size() + early_.size() + answers_.size()) + (writing_ ? 1 : 0);
-  if (!reading_ && !end_ && !broken_ && held < max_in_flight_) reading_ = actions.read = true;
+  const bool room = held < max_in_flight_ && unsent_bytes() <= calls_.output().call_bytes / 2;
+  if (!reading_ && !end_ && !broken_ && room) reading_ = actions.read = true;
   if (actions.read || actions.write || writing_ || acting_ > 0) return actions;
   if (broken_) {
     finished_ = true;

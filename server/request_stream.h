@@ -92,6 +92,8 @@ class RequestStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   void Answered(std::uint64_t id, grpc::ByteBuffer message);
   // In the order that was promised.
   void QueueAnswer(std::uint64_t id, grpc::ByteBuffer message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Counts an answer that waits to be sent.
+  void Keep(const grpc::ByteBuffer& message) { AddUnsent(static_cast<std::int64_t>(message.Length())); }
   void StopReading(absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Advance();
   Actions Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -112,6 +114,7 @@ class RequestStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;             // from StartRead until the message was handled
   bool handling_ ABSL_GUARDED_BY(mutex_) = false;            // a message was read and is not in in_flight_ yet
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::int64_t writing_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;    // cancelled, or a write failed: nothing can be answered
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // Finish was decided
   int acting_ ABSL_GUARDED_BY(mutex_) = 0;         // threads between a decision and its act

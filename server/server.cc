@@ -54,6 +54,13 @@ SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& en
           .inline_limit = std::chrono::microseconds(computes_here ? options.inline_batch_us : 0)};
 }
 
+OutputLimits OutputOf(const ServerOptions& options) {
+  return {.write_timeout = std::chrono::milliseconds(options.write_timeout_ms),
+          .call_bytes = options.output_mib_per_call << 20,
+          .peer_bytes = options.output_mib_per_connection << 20,
+          .server_bytes = options.output_mib << 20};
+}
+
 AdmissionLimits BudgetOf(const ServerOptions& options) {
   return {.max_rows = options.max_queued_rows,
           .max_bytes = options.buffer_mib << 20,
@@ -134,13 +141,14 @@ struct Server::State {
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
         path(*engine, admission, scheduler, layers, regions, metrics, LimitsOf(options, engine->info())),
+        calls(OutputOf(options)),
         service(access, path, calls, layers, lane, InfoOf(options, engine->info(), max_message_bytes)),
         inference(access, path, calls, layers, health, InferenceLimitsOf(options, max_message_bytes)) {}
 
   absl::Status Bind(std::int64_t max_message_bytes);
   // The watch's thread: callers that do not read, a device that does not answer, credentials that were renewed.
   void Watch();
-  void CancelStuckWrites();
+  void CancelSlowReaders();
   void LookForHang();
   bool StopsBefore(Clock::time_point deadline);
 
@@ -210,7 +218,8 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
   metrics.SetLiveState([this] {
-    return LiveState{engine->memory(), scheduler.Stats(), admission->rows_in_flight(), calls.size(), lane ? lane->bytes_in_use() : 0};
+    return LiveState{engine->memory(),     scheduler.Stats(), admission->rows_in_flight(),
+                     calls.unsent_bytes(), calls.size(),      lane ? lane->bytes_in_use() : 0};
   });
   if (!options.fast_lane_socket.empty()) {
     absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);
@@ -245,22 +254,24 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
 }
 
 void Server::State::Watch() {
-  const std::chrono::milliseconds shortest(std::min(options.write_timeout_ms, options.HangTimeoutMs()));
+  const std::chrono::milliseconds shortest(std::min(options.write_timeout_ms / 10, options.HangTimeoutMs()));
   const auto every = std::min(kWatchEvery, std::max(shortest / 4, std::chrono::milliseconds(1)));
   while (!StopsBefore(Clock::now() + every)) {
-    CancelStuckWrites();
+    CancelSlowReaders();
     LookForHang();
     security.Refresh(metrics);
   }
 }
 
-void Server::State::CancelStuckWrites() {
-  for (int i = calls.CancelStuckWrites(Clock::now() - std::chrono::milliseconds(options.write_timeout_ms)); i > 0;
-       --i) {
-    metrics.WriteTimedOut();
-    Log(LogLevel::kWarning, "a caller that does not read was cancelled",
-        {{"write_timeout_ms", options.write_timeout_ms}});
-  }
+void Server::State::CancelSlowReaders() {
+  const SlowReaders cancelled = calls.CancelSlowReaders(Clock::now());
+  metrics.WriteTimedOut(cancelled.timed_out);
+  metrics.OutputOverrun(cancelled.over_budget);
+  if (cancelled.timed_out + cancelled.over_budget == 0) return;
+  Log(LogLevel::kWarning, "callers that do not read were cancelled",
+      {{"write_timeout_ms", options.write_timeout_ms},
+       {"timed_out", cancelled.timed_out},
+       {"over_output_budget", cancelled.over_budget}});
 }
 
 void Server::State::LookForHang() {
@@ -297,10 +308,10 @@ Server::~Server() {
   s.lane.reset();  // no session is left, and so nothing that its thread could still submit
   // The transport may hold answers for a moment longer than the calls; the engine owns their rows.
   const Clock::time_point deadline = Clock::now() + kWaitForTransport;
-  while (s.admission->rows_in_flight() > 0 && Clock::now() < deadline) {
+  while (s.admission->bytes_in_flight() > 0 && Clock::now() < deadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  if (s.admission->rows_in_flight() > 0) {
+  if (s.admission->bytes_in_flight() > 0) {
     Log(LogLevel::kError, "the transport still holds rows: the engine is left alive");
     static_cast<void>(s.engine.release());
     static_cast<void>(state_.release());  // the scheduler's threads refer to the engine

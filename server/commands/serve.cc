@@ -45,7 +45,10 @@ void Say(const std::string& line) {
 absl::StatusOr<std::unique_ptr<Engine>> MakeServerEngine(const ServerOptions& options) {
   const std::int64_t buffer_bytes = options.buffer_mib << 20;
   if (options.device == "null") {
-    return MakeNullEngine({.max_batch_rows = options.max_batch_rows, .row_buffer_bytes = buffer_bytes});
+    return MakeNullEngine({.max_batch_rows = options.max_batch_rows,
+                           .row_buffer_bytes = buffer_bytes,
+                           .per_batch = std::chrono::microseconds(options.null_batch_us),
+                           .per_row = std::chrono::nanoseconds(options.null_row_ns)});
   }
   const absl::StatusOr<ExpertPath> path = ParseExpertPath(options.path);
   if (!path.ok()) return path.status();

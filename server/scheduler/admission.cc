@@ -75,8 +75,12 @@ Ticket& Ticket::operator=(Ticket&& other) noexcept {
 
 Ticket::~Ticket() { Reset(); }
 
+void Ticket::ReturnRows() {
+  if (admission_ != nullptr) admission_->Return(*tenant_, std::exchange(rows_, 0), 0, /*tickets=*/0);
+}
+
 void Ticket::Reset() {
-  if (admission_ != nullptr) std::exchange(admission_, nullptr)->Return(*tenant_, rows_, bytes_);
+  if (admission_ != nullptr) std::exchange(admission_, nullptr)->Return(*tenant_, rows_, bytes_, /*tickets=*/1);
 }
 
 absl::StatusOr<Ticket> Admission::Admit(std::int64_t rows, std::int64_t bytes,
@@ -190,13 +194,13 @@ std::int64_t Admission::bytes_in_flight() const {
   return bytes_;
 }
 
-void Admission::Return(TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes) {
+void Admission::Return(TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes, int tickets) {
   MutexLock lock(mutex_);
   rows_ -= rows;
   bytes_ -= bytes;
   tenant.rows -= rows;
   tenant.bytes -= bytes;
-  --tenant.tickets;
+  tenant.tickets -= tickets;
 }
 
 }  // namespace expertd

@@ -37,6 +37,9 @@ class Ticket {
   Ticket& operator=(Ticket&& other) noexcept;
   ~Ticket();
 
+  // The answer is made: its rows are no longer in flight. The bytes are held until the transport has taken it.
+  void ReturnRows();
+
  private:
   friend class Admission;
   Ticket(std::shared_ptr<Admission> admission, TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes);
@@ -49,8 +52,8 @@ class Ticket {
 };
 
 struct AdmissionLimits {
-  std::int64_t max_rows = 65536;       // rows accepted and not yet answered
-  std::int64_t max_bytes = 1LL << 30;  // their input, routing and output bytes
+  std::int64_t max_rows = 65536;       // accepted and not yet answered
+  std::int64_t max_bytes = 1LL << 30;  // input, routing and output of what is accepted and not yet sent
   TenantWeights weights;
 };
 
@@ -94,7 +97,7 @@ class Admission : public std::enable_shared_from_this<Admission> {
 
  private:
   friend class Ticket;
-  void Return(TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes);
+  void Return(TenantHoldings& tenant, std::int64_t rows, std::int64_t bytes, int tickets);
   TenantHoldings& HoldingsOf(absl::string_view tenant, std::chrono::steady_clock::time_point now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The tenant's weight over that of all who came lately, itself included.

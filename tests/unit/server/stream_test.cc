@@ -230,5 +230,51 @@ TEST_F(StreamTest, ACallerThatDoesNotReadIsCancelled) {
   EXPECT_TRUE(Forward(MakeRequest(1, 4), &response).ok());
 }
 
+TEST_F(StreamTest, AStreamThatHoldsManyUnsentAnswersIsNotReadFrom) {
+  options_.output_mib_per_call = 2;
+  options_.max_in_flight_per_stream = 1024;
+  Open();
+  constexpr std::uint64_t kRequests = 64;  // 8 MiB of answers
+  std::thread sender([&] {
+    for (std::uint64_t id = 1; id <= kRequests; ++id) ASSERT_TRUE(Send(MakeRequest(id, 1024)));
+  });
+  EXPECT_TRUE(Eventually([&] { return Metric("expertd_unsent_bytes") > 1 << 20; }));
+  EXPECT_LE(Metric("expertd_unsent_bytes"), 2 << 20);
+  v1::ForwardResponse answer;
+  for (std::uint64_t id = 1; id <= kRequests; ++id) ASSERT_TRUE(stream_->Read(&answer)) << id;
+  sender.join();
+  EXPECT_TRUE(Eventually([&] { return Metric("expertd_unsent_bytes") == 0; }));
+  EXPECT_EQ(Metric("expertd_output_overruns_total"), 0);
+}
+
+TEST_F(StreamTest, StalledCallsOfAConnectionShareABudget) {
+  options_.write_timeout_ms = 9000;
+  options_.output_mib_per_call = 2;
+  options_.output_mib_per_connection = 2;
+  options_.max_in_flight_per_stream = 1024;
+  Open();
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReaderWriter<v1::StreamRequest, v1::ForwardResponse>>> streams;
+  std::vector<std::thread> senders;
+  for (int i = 0; i < 3; ++i) {  // each holds about 1 MiB, less than a call may
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    streams.push_back(stub_->ForwardStream(contexts.back().get()));
+    senders.emplace_back([stream = streams.back().get()] {
+      v1::StreamRequest message;
+      for (std::uint64_t id = 1;; ++id) {
+        *message.mutable_forward() = MakeRequest(id, 1024);
+        if (!stream->Write(message)) return;
+      }
+    });
+  }
+  EXPECT_TRUE(Eventually([&] { return Metric("expertd_output_overruns_total") == 3; }));
+  EXPECT_EQ(Metric("expertd_write_timeouts_total"), 0);
+  for (std::thread& sender : senders) sender.join();
+  ASSERT_TRUE(Send(MakeRequest(1, 4)));  // a stream that reads goes on
+  v1::ForwardResponse answer;
+  EXPECT_TRUE(stream_->Read(&answer));
+  EXPECT_TRUE(answer.has_result());
+}
+
 }  // namespace
 }  // namespace expertd::testing
