@@ -33,8 +33,12 @@ void GatedEngine::Open() {
 }
 
 void GatedEngine::FailWith(absl::Status status) {
+  FailWhen([status = std::move(status)](absl::Span<const Segment>) { return status; });
+}
+
+void GatedEngine::FailWhen(Verdict verdict) {
   MutexLock lock(mutex_);
-  failure_ = std::move(status);
+  verdict_ = std::move(verdict);
 }
 
 bool GatedEngine::WaitForBatches(int batches) {
@@ -57,7 +61,9 @@ absl::Status GatedEngine::Run(const Layer& layer, absl::Span<const Segment> segm
     ++batches_;
     changed_.NotifyAll();
     while (!open_) changed_.Wait(mutex_);
-    if (!failure_.ok()) return failure_;
+    if (verdict_) {
+      if (absl::Status status = verdict_(segments); !status.ok()) return status;
+    }
   }
   return inner_->Run(layer, segments, times);
 }

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,8 +29,11 @@ class GatedEngine : public Engine {
 
   void Close();
   void Open();
-  // Batches answer this from now on.
+  // Batches answer this from now on, ok: as usual.
   void FailWith(absl::Status status);
+  // The same, batch by batch.
+  using Verdict = std::function<absl::Status(absl::Span<const Segment> segments)>;
+  void FailWhen(Verdict verdict);
   // Blocks until `batches` batches have entered Run since the start; false after ten seconds.
   bool WaitForBatches(int batches);
   int batches() const;
@@ -46,7 +50,7 @@ class GatedEngine : public Engine {
   CondVar changed_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;
   int batches_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  Verdict verdict_ ABSL_GUARDED_BY(mutex_);  // may be none
 };
 
 // Two planned layers, "tiny/0" and "tiny/1", of random weights.
