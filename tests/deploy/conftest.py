@@ -42,7 +42,7 @@ class Server:
         self.out = folder / "server.out"
         self.process = subprocess.Popen(
             [BIN / "expertd", "serve", "--checkpoint", GOLDEN / "olmoe", "--listen", "127.0.0.1:0",
-             "--metrics-address", "127.0.0.1:0", "--log-level", "error", *flags],
+             "--metrics-address", "127.0.0.1:0", "--expert-series", "4096", "--log-level", "error", *flags],
             stdout=self.out.open("w"), stderr=subprocess.STDOUT)
         wait_until(lambda: self.said("ready"), "the server's ready")
         self.address = self.said("listening on ")

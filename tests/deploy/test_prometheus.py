@@ -111,11 +111,3 @@ def test_a_certificates_expiry_and_a_failed_reload_are_told_as_the_alerts_expect
     (expiry,) = re.findall(r"^expertd_tls_certificate_expiry_timestamp_seconds (\S+)$", secured_metrics, re.M)
     assert 9 * 86400 < float(expiry) - time.time() <= 10 * 86400
     assert re.search(r'^expertd_credential_reloads_total\{(?=.*what="tokens")(?=.*result="failed").*\} [1-9]', secured_metrics, re.M)
-
-
-def test_the_servers_readme_lists_every_metric(prometheus, secured_metrics):
-    """A histogram's parts count as one."""
-    names = [*prometheus.api("label/__name__/values"), *re.findall(r"^(expertd_\w+)", secured_metrics, re.M)]
-    live = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if OWN_METRIC.fullmatch(name)}
-    table = (ROOT / "server/README.md").read_text().split("## Metrics")[1].split("\n## ")[0]
-    assert set(OWN_METRIC.findall("\n".join(re.findall(r"`[^`]*`", table)))) >= live
