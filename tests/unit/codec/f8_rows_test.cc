@@ -2,7 +2,6 @@
 #include "server/codec/f8_rows.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
@@ -39,8 +38,8 @@ Encoded Encode(const std::vector<std::uint16_t>& rows_data, std::int64_t rows, s
   out.scales.resize(static_cast<std::size_t>(rows * ScalesPerRow(hidden_size, block)));
   auto* data = reinterpret_cast<std::byte*>(in_place.data());
   EncodeF8Rows(data, rows, hidden_size, block, reinterpret_cast<std::byte*>(out.scales.data()));
-  out.codes.resize(rows_data.size());
-  std::memcpy(out.codes.data(), data, out.codes.size());
+  out.codes.assign(reinterpret_cast<const std::uint8_t*>(data),
+                   reinterpret_cast<const std::uint8_t*>(data) + rows_data.size());
   return out;
 }
 
