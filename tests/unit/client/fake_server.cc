@@ -6,6 +6,7 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -186,26 +187,35 @@ class FakeServer::Stops final : public Gate {
   void Run() {
     const auto start = Clock::now();
     for (auto period = start;; period += kPausePeriod) {
-      if (!Sleep(period + kPausePeriod - kPauseLength, true)) return;
-      const auto begin = Clock::now();
-      const bool going_on = Sleep(period + kPausePeriod, false);
+      const auto begin = Sleep(period + kPausePeriod - kPauseLength, true);
+      if (!begin.has_value()) return;
+      const bool going_on = Sleep(period + kPausePeriod, false).has_value();
       std::vector<std::function<void()>> held;
       {
         MutexLock lock(mutex_);
         held.swap(held_);
-        pauses_.push_back({begin - start, Clock::now() - start});
       }
-      for (const auto& answer : held) answer();
+      // The end is when the first tenth, which waited the longest, has gone out: this thread may have been held up too.
+      const std::size_t tenth = held.size() / 10;
+      for (std::size_t i = 0; i < held.size(); ++i) {
+        if (i == tenth) Note({*begin - start, Clock::now() - start});
+        held[i]();
+      }
       if (!going_on) return;
     }
   }
 
-  // Until `when`, then stops or goes on. False: the server is going away.
-  bool Sleep(Clock::time_point when, bool stop) {
+  // Until `when`, then stops or goes on: the moment at which it did. Absent: the server is going away.
+  std::optional<Clock::time_point> Sleep(Clock::time_point when, bool stop) {
     MutexLock lock(mutex_);
     while (!over_ && Clock::now() < when) changed_.WaitUntil(mutex_, when);
     stopped_ = stop && !over_;
-    return !over_;
+    return over_ ? std::nullopt : std::optional(Clock::now());
+  }
+
+  void Note(const Pause& pause) {
+    MutexLock lock(mutex_);
+    pauses_.push_back(pause);
   }
 
   Mutex mutex_;

@@ -143,7 +143,9 @@ TEST_P(StreamLoadTest, AgainstAServerThatPausesP99IsWithinOnePercentOfTheTruth) 
   EXPECT_EQ(window.latency.count(), kSpan.count() / 2) << "one each two milliseconds";
   const double truth = TrueP99(server_.pauses(), kSpan);
   EXPECT_GT(truth, 0.9 * std::chrono::nanoseconds(FakeServer::kPauseLength).count());
-  EXPECT_NEAR(static_cast<double>(window.latency.Percentile(0.99)), truth, truth * 0.01);
+  // What was sent late, for want of a processor, met a stop that was not there when it was due.
+  const auto own_lag = static_cast<double>(report.headline().result.counts.send_lag.max());
+  EXPECT_NEAR(static_cast<double>(window.latency.Percentile(0.99)), truth, truth * 0.01 + own_lag);
 }
 
 TEST_P(StreamLoadTest, AWrongBitUnderLoadIsFoundAndNamed) {
