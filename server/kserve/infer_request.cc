@@ -298,7 +298,8 @@ absl::StatusOr<WireRange> InferReader::CopyShared(const Tensor& tensor, std::int
 
 absl::StatusOr<SharedTensor> InferReader::FindShared(absl::string_view name, const Parameters& parameters,
                                                      std::uint64_t* bytes) const {
-  if (shared_.memory == nullptr) return Refuse(name, "shared_memory_region needs --kserve-shared-memory of the server");
+  if (shared_.memory == nullptr)
+    return Refuse(name, "shared_memory_region needs --kserve-shared-memory, and a caller on the server's machine");
   const InferParameter* region = FindParameter(parameters, "shared_memory_region");
   const InferParameter* size = FindParameter(parameters, "shared_memory_byte_size");
   const InferParameter* offset = FindParameter(parameters, "shared_memory_offset");

@@ -40,8 +40,8 @@ InferenceService::Unary* InferenceService::ModelInfer(Context* context, const gr
                                                       grpc::ByteBuffer* response) {
   absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
   if (!caller.ok()) return ForwardCall::Refuse(path_, Rpc::kModelInfer, context, caller.status());
-  const ForwardCall::SubmitFn submit = [this](Slices message, const Arrival& arrival, AnswerFn answer) {
-    InferRequest infer = ReadInferRequest(message, SharedBy(arrival.tenant), /*on_stream=*/false);
+  const ForwardCall::SubmitFn submit = [this, context](Slices message, const Arrival& arrival, AnswerFn answer) {
+    InferRequest infer = ReadInferRequest(message, SharedBy(arrival.tenant, *context), /*on_stream=*/false);
     Arrival arrived = arrival;
     arrived.form = FormOf(infer.echo);
     return path_.Submit(std::move(infer.head), infer.payload, arrived, std::move(answer));
@@ -53,7 +53,7 @@ grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* InferenceService::M
   absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
   if (!caller.ok()) return RequestStream::Refuse(path_, Rpc::kModelStreamInfer, context, caller.status());
   RequestStream::Setup setup = {path_, calls_, *std::move(caller), context, limits_.max_in_flight_per_stream};
-  return RequestStream::Open(std::make_shared<InferStream>(std::move(setup), SharedBy({})), context);
+  return RequestStream::Open(std::make_shared<InferStream>(std::move(setup), SharedBy({}, *context)), context);
 }
 
 InferenceService::Unary* InferenceService::Query(Context* context,
@@ -209,8 +209,9 @@ absl::StatusOr<LayerTable::Row> InferenceService::FindRow(absl::string_view name
   return layers_.Find(layer->model, layer->layer).status();  // says what there is instead
 }
 
-SharedMemoryOf InferenceService::SharedBy(absl::string_view tenant) const {
-  return {limits_.shared_memory ? &memory_ : nullptr, tenant, limits_.max_message_bytes};
+SharedMemoryOf InferenceService::SharedBy(absl::string_view tenant, const Context& context) const {
+  const bool allowed = limits_.shared_memory && IsLocalPeer(context.peer());
+  return {allowed ? &memory_ : nullptr, tenant, limits_.max_message_bytes};
 }
 
 }  // namespace expertd::kserve

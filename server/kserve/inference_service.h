@@ -80,7 +80,8 @@ class InferenceService final : public RawInferenceService {
   Unary* MemoryQuery(Context* context, const std::function<absl::Status(const Caller& caller)>& answer);
   // NotFound. Loading layers are found.
   absl::StatusOr<LayerTable::Row> FindRow(absl::string_view name, absl::string_view version) const;
-  SharedMemoryOf SharedBy(absl::string_view tenant) const;
+  // What a call may refer to: nothing unless the flag is on and its peer is on this machine.
+  SharedMemoryOf SharedBy(absl::string_view tenant, const Context& context) const;
 
   const Access& access_;
   RequestPath& path_;
