@@ -4,6 +4,7 @@
 #include "server/commands/inspect.h"
 #include "server/commands/probe.h"
 #include "server/commands/serve.h"
+#include "server/commands/simulate.h"
 #include "server/commands/synth.h"
 #include "server/commands/verify.h"
 #include "server/lifecycle.h"
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
   expertd::AddServeCommand(app, &exit_code);
   expertd::AddInspectCommand(app, &exit_code);
   expertd::AddProbeCommand(app, &exit_code);
+  expertd::AddSimulateCommand(app, &exit_code);
   expertd::AddVerifyCommand(app, &exit_code);
   expertd::AddSynthCommand(app, &exit_code);
   try {
