@@ -60,6 +60,10 @@ const OptionRow kOptions[] = {
     {"inline-batch-us", "Engine", &ServerOptions::inline_batch_us,
      "Batches expected to take no longer run on the thread that received the request, on cpu; 0: none, microseconds", 0,
      10'000},
+    {"busy-poll-us", "Engine", &ServerOptions::busy_poll_us,
+     "After a batch one thread looks for the next so long before it sleeps: saves a wake-up, costs a core, "
+     "microseconds",
+     0, 1'000'000},
     {"hang-timeout-ms", "Engine", &ServerOptions::hang_timeout_ms,
      "A batch that runs for longer means a dead device (exit 7), milliseconds; 0: 300000 on cpu, else 3000", 0, kDayMs},
     {"null-batch-us", "Engine", &ServerOptions::null_batch_us,

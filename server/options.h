@@ -27,6 +27,7 @@ struct ServerOptions {
   std::int64_t buffer_mib = 1024;  // row buffers: requests and answers that are held
   std::int64_t batch_window_us = 0;
   std::int64_t inline_batch_us = 100;  // 0: every batch runs on a scheduler thread
+  std::int64_t busy_poll_us = 0;       // 0: idle threads sleep
   std::int64_t hang_timeout_ms = 0;    // 0: what suits the device
   std::int64_t null_batch_us = 0;      // --device null only: what a batch takes,
   std::int64_t null_row_ns = 0;        // and each of its rows

@@ -51,7 +51,8 @@ SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& en
   return {.max_batch_rows = options.max_batch_rows,
           .batch_window = std::chrono::microseconds(options.batch_window_us),
           .tenant_weights = *TenantWeights::Parse(options.tenant_weights),  // checked by ServerOptions::Validate
-          .inline_limit = std::chrono::microseconds(computes_here ? options.inline_batch_us : 0)};
+          .inline_limit = std::chrono::microseconds(computes_here ? options.inline_batch_us : 0),
+          .busy_poll = std::chrono::microseconds(options.busy_poll_us)};
 }
 
 OutputLimits OutputOf(const ServerOptions& options) {

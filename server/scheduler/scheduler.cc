@@ -1,6 +1,7 @@
 #include "server/scheduler/scheduler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -59,7 +60,16 @@ class Scheduler::Impl {
   bool RunsWithin(Clock::duration limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Do(Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
   void Run(RunningBatch& batch);
-  void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { admission_.ObserveLoad(book_.load()); }
+  void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    admission_.ObserveLoad(book_.load());
+    rows_wait_.store(book_.load().queued.rows > 0, std::memory_order_relaxed);
+  }
+  // Returns when something waits, or when it has looked for long enough; one thread at a time.
+  void PollForWork() ABSL_LOCKS_EXCLUDED(mutex_);
+  // A sleeping thread is needed for what waits. Who polls looks at the queues, under the lock, before it sleeps.
+  bool ShouldWake() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return places_ > 0 && idle_ > 0 && !polling_ && !book_.queues().empty();
+  }
   // Hands jobs to their callers.
   void Deliver(FinishedJobs& finished) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -70,6 +80,11 @@ class Scheduler::Impl {
   SchedulerObserver& observer_;
   const BatchLimits limits_;
   const std::chrono::microseconds inline_limit_;
+  const std::chrono::microseconds busy_poll_;
+
+  // Self-synchronised: hints for PollForWork.
+  std::atomic<bool> rows_wait_ = false;
+  std::atomic<bool> polling_ = false;
 
   mutable Mutex mutex_;  // taken before the admission's
   CondVar work_;         // something waits and there is a place, or stop_
@@ -95,6 +110,7 @@ Scheduler::Impl::Impl(Engine& engine, Admission& admission, const SchedulerOptio
       observer_(observer),
       limits_(LimitsOf(options, engine.info())),
       inline_limit_(options.inline_limit),
+      busy_poll_(options.busy_poll),
       book_(limits_.max_rows, options.tenant_weights),
       places_(std::max(1, engine.info().concurrency)) {
   for (int i = std::max(1, engine.info().concurrency); i > 0; --i) threads_.emplace_back([this] { RunTurns(); });
@@ -108,6 +124,7 @@ Scheduler::Impl::~Impl() {
     refusal_ = absl::UnavailableError("the server is shutting down");
     book_.DropWaiting(refusal_, dropped);
     PublishLoad();
+    rows_wait_ = true;  // ends polling
   }
   work_.NotifyAll();
   Deliver(dropped);
@@ -128,7 +145,7 @@ Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
       std::optional<Clock::time_point> look_again;
       run = places_ > 0 && RunsWithin(inline_limit_) && Begin(turn, look_again);
       if (!run) PublishLoad();
-      wake = places_ > 0 && idle_ > 0 && !book_.queues().empty();
+      wake = ShouldWake();
     } else {
       refused.push_back({.job = std::move(entry->job), .status = refusal_});
     }
@@ -150,7 +167,7 @@ void Scheduler::Impl::RunInline(Turn& first) {
       ++places_;
       std::optional<Clock::time_point> look_again;
       more = !stop_ && RunsWithin(until - time_.Now()) && Begin(turn, look_again);
-      wake = places_ > 0 && idle_ > 0 && !book_.queues().empty();
+      wake = ShouldWake();
     }
     if (wake) work_.NotifyOne();
     if (more) Do(turn);
@@ -227,7 +244,15 @@ void Scheduler::Impl::RunTurns() {
   }
 }
 
+void Scheduler::Impl::PollForWork() {
+  if (busy_poll_.count() == 0 || polling_.exchange(true)) return;
+  const Clock::time_point until = Clock::now() + busy_poll_;
+  while (!rows_wait_.load(std::memory_order_relaxed) && Clock::now() < until) std::this_thread::yield();
+  polling_ = false;
+}
+
 bool Scheduler::Impl::NextTurn(Turn& turn) {
+  PollForWork();
   bool wake_another = false;
   {
     MutexLock lock(mutex_);
@@ -243,7 +268,7 @@ bool Scheduler::Impl::NextTurn(Turn& turn) {
       }
       --idle_;
     }
-    wake_another = places_ > 0 && idle_ > 0 && !book_.queues().empty();
+    wake_another = ShouldWake();
   }
   if (wake_another) work_.NotifyOne();
   return true;

@@ -103,9 +103,10 @@ class Caller {
 };
 
 struct Rig {
-  explicit Rig(std::int64_t max_batch_rows)
-      : scheduler(std::make_unique<Scheduler>(engine, *admission, SchedulerOptions{.max_batch_rows = max_batch_rows},
-                                              time, observer)) {
+  explicit Rig(std::int64_t max_batch_rows, std::chrono::microseconds busy_poll = {})
+      : scheduler(std::make_unique<Scheduler>(
+            engine, *admission, SchedulerOptions{.max_batch_rows = max_batch_rows, .busy_poll = busy_poll}, time,
+            observer)) {
     for (int i = 0; i < 61; ++i) layers.push_back(std::make_shared<NoLayer>());
   }
   NoEngine engine;
@@ -167,7 +168,7 @@ BENCHMARK(Burst)->ArgNames({"jobs", "layers"})->ArgsProduct({{64, 1024, 16384}, 
 
 void RoundTrip(benchmark::State& state) {
   Caller caller(1 << 20);
-  Rig rig(4096);
+  Rig rig(4096, std::chrono::microseconds(state.range(0)));
   std::size_t sent = 0;
   for (auto _ : state) {
     caller.Expect(++sent);
@@ -175,7 +176,7 @@ void RoundTrip(benchmark::State& state) {
     caller.Await();
   }
 }
-BENCHMARK(RoundTrip)->UseRealTime();
+BENCHMARK(RoundTrip)->ArgName("busy_poll_us")->Arg(0)->Arg(1000)->UseRealTime();
 
 }  // namespace
 }  // namespace expertd

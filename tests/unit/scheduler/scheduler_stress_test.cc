@@ -52,11 +52,15 @@ bool FitsItsReason(const Outcome& outcome, int index) {
   }
 }
 
-// With and without batches that submitters run themselves.
-class SchedulerStressTest : public ::testing::TestWithParam<std::chrono::microseconds> {};
+// With and without batches that submitters run themselves, and threads that poll.
+struct Hops {
+  std::chrono::microseconds inline_limit, busy_poll;
+};
+class SchedulerStressTest : public ::testing::TestWithParam<Hops> {};
 
 INSTANTIATE_TEST_SUITE_P(Inline, SchedulerStressTest,
-                         ::testing::Values(std::chrono::microseconds(0), std::chrono::microseconds(10'000)));
+                         ::testing::Values(Hops{}, Hops{.inline_limit = std::chrono::microseconds(10'000)},
+                                           Hops{.busy_poll = std::chrono::microseconds(100)}));
 
 TEST_P(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   const TimeSource time;
@@ -73,7 +77,9 @@ TEST_P(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   std::vector<LayerPtr> layers;
   for (int layer = 0; layer < kLayers; ++layer) layers.push_back(MakeLayer(layer));
 
-  Scheduler scheduler(engine, admission, {.max_batch_rows = 6, .inline_limit = GetParam()}, time, observer);
+  Scheduler scheduler(engine, admission,
+                      {.max_batch_rows = 6, .inline_limit = GetParam().inline_limit, .busy_poll = GetParam().busy_poll},
+                      time, observer);
   std::atomic<bool> submitting{true};
   std::thread onlooker([&] {
     while (submitting) {
@@ -111,7 +117,10 @@ TEST_P(SchedulerStressTest, DestructionUnderLoadCompletesEveryJob) {
     PuppetEngine engine(/*concurrency=*/2);
     Callers callers;
     {
-      Scheduler scheduler(engine, admission, {.max_batch_rows = 3, .inline_limit = GetParam()}, time, observer);
+      Scheduler scheduler(
+          engine, admission,
+          {.max_batch_rows = 3, .inline_limit = GetParam().inline_limit, .busy_poll = GetParam().busy_poll}, time,
+          observer);
       for (int tag = 0; tag < 40; ++tag) {
         scheduler.Submit(callers.MakeJob(tag, {.layer = layer, .rows = 1 + tag % 7}));
       }
