@@ -89,7 +89,7 @@ fi
 
 step "totals"
 python3 tests/checks/totals.py "${reports[@]}" || failed+=("a test")
-((long)) || echo "left out (tests/run.sh --long): repeated stress, fuzzing, soak, the image in a bare Debian; left out (needs a GPU): tests/gpu"
+((long)) || echo "left out (tests/run.sh --long): repeated stress, fuzzing, soak, the image in a bare Debian, the load tester's page in Chromium; left out (needs a GPU): tests/gpu"
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"
   exit 1
