@@ -19,6 +19,8 @@ def read(folder):
                 print(f"  FAILED {case.get('classname')}.{case.get('name')}")
             elif case.find("skipped") is not None or case.get("result") == "skipped":
                 message = case.find("skipped").get("message", "") if case.find("skipped") is not None else ""
+                if message == "collection skipped":  # pytest, of a whole file: the reason is in the text
+                    message = (case.find("skipped").text or message).split("Skipped: ")[-1].rstrip("\"')")
                 skipped[message.strip().split("\n")[-1][:100]] += 1
             elif case.get("status", "run") == "run":  # GoogleTest lists what it did not run, pytest knows no status
                 passed += 1
