@@ -8,6 +8,10 @@ namespace expertd {
 
 absl::Status DrainingError() { return absl::UnavailableError("draining; unanswered ids were not run"); }
 
+absl::Status RotationError() {
+  return absl::UnavailableError("the stream has lasted long enough, open another; unanswered ids were not run");
+}
+
 double Call::WriteEnds() {
   const Clock::rep since = writing_since_.exchange(0);
   if (since == 0) return 0;
@@ -71,6 +75,7 @@ bool CallRegistry::WaitUntilEmpty(Clock::time_point deadline) {
   return true;
 }
 
+<<<<<<< HEAD
 SlowReaders CallRegistry::CancelSlowReaders(Clock::time_point now) {
   // A caller that is only slow takes some of every write; only who has stopped pays for a budget that is exceeded.
   std::vector<std::shared_ptr<Call>> stalled;
@@ -91,6 +96,17 @@ SlowReaders CallRegistry::CancelSlowReaders(Clock::time_point now) {
         server_over || call->unsent_bytes() > output_.call_bytes || of_peer[call->Peer()] > output_.peer_bytes;
     if (over) cancelled.over_budget += call->Cancel() ? 1 : 0;
   }
+=======
+void CallRegistry::RotateOlderThan(Clock::time_point limit) {
+  for (const std::shared_ptr<Call>& call : Snapshot()) {
+    if (call->start() < limit) call->Rotate();
+  }
+}
+
+int CallRegistry::CancelStuckWrites(Clock::time_point limit) {
+  int cancelled = 0;
+  for (const std::shared_ptr<Call>& call : Snapshot()) cancelled += call->CancelIfWritingSince(limit) ? 1 : 0;
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
   return cancelled;
 }
 

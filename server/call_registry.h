@@ -21,6 +21,8 @@ namespace expertd {
 
 // What calls that a draining server refuses or ends are told.
 absl::Status DrainingError();
+// What streams are told that end because their connection is to.
+absl::Status RotationError();
 
 // One RPC in progress. gRPC's context is valid until the transport has reported the call done; a call itself lives
 // longer when a job still refers to it.
@@ -31,6 +33,9 @@ class Call {
 
   // Takes no more messages, answers what it has accepted, ends.
   virtual void Drain() = 0;
+  // The same for a stream that has lasted long enough; other calls end soon anyway.
+  virtual void Rotate() {}
+  Clock::time_point start() const { return start_; }
 
   // Bytes of answers made and not yet taken by the transport.
   std::int64_t unsent_bytes() const { return unsent_bytes_; }
@@ -50,6 +55,7 @@ class Call {
   void ForgetContext();
 
  private:
+  const Clock::time_point start_ = Clock::now();
   std::atomic<Clock::rep> writing_since_{0};  // 0: not writing
   std::atomic<std::int64_t> unsent_bytes_{0};
   Mutex mutex_;
@@ -88,8 +94,16 @@ class CallRegistry {
   // False when some call was still in progress at `deadline`.
   bool WaitUntilEmpty(Clock::time_point deadline);
 
+<<<<<<< HEAD
   // To be called a few times in a tenth of the write timeout.
   SlowReaders CancelSlowReaders(Clock::time_point now);
+=======
+  // Asks streams that began before `limit` to end.
+  void RotateOlderThan(Clock::time_point limit);
+
+  // Cancels calls whose peer has not read for longer than that; returns how many.
+  int CancelStuckWrites(Clock::time_point limit);
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
 
   std::int64_t size() const;
   std::int64_t unsent_bytes() const;

@@ -14,6 +14,13 @@ Clock::time_point SteadyDeadline(std::chrono::system_clock::time_point deadline,
   return now + std::chrono::duration_cast<Clock::duration>(left);
 }
 
+// As OpenTelemetry's gRPC instrumentation sends it; empty: not given.
+absl::string_view Traceparent(const grpc::ServerContextBase& context) {
+  const auto found = context.client_metadata().find("traceparent");
+  if (found == context.client_metadata().end()) return {};
+  return {found->second.data(), found->second.size()};
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* ForwardCall::Start(Setup setup, const SubmitFn& submit, const grpc::ByteBuffer* request,
@@ -35,6 +42,7 @@ grpc::ServerUnaryReactor* ForwardCall::Refuse(RequestPath& path, Rpc rpc, grpc::
 void ForwardCall::Run(const SubmitFn& submit, const grpc::ByteBuffer& request) {
   Arrival arrival = {.rpc = rpc_, .tenant = caller_.tenant, .time = Clock::now()};
   arrival.call_deadline = SteadyDeadline(context_->deadline(), arrival.time);
+  arrival.traceparent = Traceparent(*context_);
   const MessageSlices slices(request);
   const std::optional<Scheduler::JobId> job =
       submit(slices, arrival, [self = shared_from_this()](const absl::Status& status, grpc::ByteBuffer message) {

@@ -1,14 +1,16 @@
 // gRPC's standard health service, on every listener that has it.
 //   "live"             the process works: from the start until the engine is lost
 //   ""                 every configured layer is loaded, and the server is not draining
-//   "<model>/<layer>"  that layer is loaded, and the server is not draining
+//   "<model>/<layer>"  that layer serves, and the server is not draining
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
-#include <algorithm>
+#include <functional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -36,6 +38,8 @@ class Health {
   }
 
   void LayerServes(const std::string& layer) { Set(layer, true); }
+  // gRPC cannot forget a name: it stays, not serving.
+  void LayerLeaves(const std::string& layer) { Set(layer, false); }
   void Ready() { Set(kReady, true); }
 
   // The same answers for other protocols.
@@ -46,7 +50,7 @@ class Health {
   bool IsReady() const { return Serves(kReady); }
   bool Serves(absl::string_view name) const {
     MutexLock lock(mutex_);
-    return !left_ && std::find(serving_.begin(), serving_.end(), name) != serving_.end();
+    return !left_ && serving_.find(std::string_view(name.data(), name.size())) != serving_.end();
   }
 
   // Draining: nothing but "live" serves, and that is final.
@@ -69,7 +73,11 @@ class Health {
   void Set(const std::string& name, bool serving) {
     MutexLock lock(mutex_);
     if (left_) return;
-    serving_.push_back(name);
+    if (serving) {
+      serving_.insert(name);
+    } else {
+      serving_.erase(name);
+    }
     SetAll(name, serving);
   }
   void SetAll(const std::string& name, bool serving) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -78,7 +86,7 @@ class Health {
 
   mutable Mutex mutex_;
   std::vector<grpc::HealthCheckServiceInterface*> services_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> serving_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string, std::less<>> serving_ ABSL_GUARDED_BY(mutex_);
   bool left_ ABSL_GUARDED_BY(mutex_) = false;
   bool dead_ ABSL_GUARDED_BY(mutex_) = false;
 };

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/checkpoint/checkpoint.h"
 
 namespace expertd {
 namespace {
@@ -15,11 +14,13 @@ absl::Status LayerMissing(const Checkpoint& checkpoint, const std::string& dir, 
     if (unsupported.layer != layer) continue;
     return absl::InvalidArgumentError(absl::StrCat(dir, ": layer ", layer, " cannot be run: ", unsupported.reason));
   }
-  return absl::InvalidArgumentError(absl::StrCat("--layers: ", dir, " has no MoE layer ", layer));
+  return absl::NotFoundError(absl::StrCat(dir, ": has no MoE layer ", layer));
 }
 
-absl::Status PlanCheckpoint(const std::string& dir, const CheckpointOptions& options,
-                            const std::vector<std::int64_t>& wanted, std::vector<PlannedLayer>* plan) {
+}  // namespace
+
+absl::StatusOr<std::vector<PlannedLayer>> PlanCheckpoint(const std::string& dir, const CheckpointOptions& options,
+                                                         const std::vector<std::int64_t>& wanted) {
   absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(dir, options);
   if (!opened.ok()) return opened.status();
   const std::shared_ptr<const Checkpoint> checkpoint = *std::move(opened);
@@ -37,13 +38,13 @@ absl::Status PlanCheckpoint(const std::string& dir, const CheckpointOptions& opt
     return LayerMissing(*checkpoint, dir, checkpoint->unsupported().front().layer);
   }
   if (specs.empty()) return absl::InvalidArgumentError(absl::StrCat(dir, ": has no MoE layer"));
+  std::vector<PlannedLayer> plan;
   for (LayerSpec& spec : specs) {
-    plan->push_back({spec, [checkpoint, layer = spec.layer] { return checkpoint->OpenLayer(layer); }});
+    plan.push_back({spec, [checkpoint, layer = spec.layer] { return checkpoint->OpenLayer(layer); },
+                    checkpoint->LayerBytes(spec.layer)});
   }
-  return absl::OkStatus();
+  return plan;
 }
-
-}  // namespace
 
 absl::StatusOr<std::vector<PlannedLayer>> PlanLayers(const ServerOptions& options) {
   std::vector<std::int64_t> wanted;
@@ -58,7 +59,9 @@ absl::StatusOr<std::vector<PlannedLayer>> PlanLayers(const ServerOptions& option
       checkpoint.model = argument.substr(0, equals);
       dir = argument.substr(equals + 1);
     }
-    if (absl::Status status = PlanCheckpoint(dir, checkpoint, wanted, &plan); !status.ok()) return status;
+    absl::StatusOr<std::vector<PlannedLayer>> planned = PlanCheckpoint(dir, checkpoint, wanted);
+    if (!planned.ok()) return planned.status();
+    plan.insert(plan.end(), planned->begin(), planned->end());
   }
   return plan;
 }

@@ -15,9 +15,31 @@ absl::Status LayerTable::Announce(const LayerSpec& spec) {
   return absl::OkStatus();
 }
 
-void LayerTable::Serve(LayerPtr layer) {
+std::vector<LayerPtr> LayerTable::Serve(const std::vector<LayerPtr>& layers) {
+  std::vector<LayerPtr> replaced;
   MutexLock lock(mutex_);
-  models_[layer->spec().model][layer->spec().layer] = Row{layer->spec(), layer};
+  for (const LayerPtr& layer : layers) {
+    Row& row = models_[layer->spec().model][layer->spec().layer];
+    if (row.layer != nullptr) replaced.push_back(row.layer);
+    row = Row{layer->spec(), layer};
+  }
+  return replaced;
+}
+
+absl::StatusOr<std::vector<LayerTable::Row>> LayerTable::Withdraw(const std::string& model,
+                                                                  std::optional<std::int64_t> layer) {
+  MutexLock lock(mutex_);
+  const auto layers = models_.find(model);
+  if (layers == models_.end() || (layer && !layers->second.contains(*layer))) return NotFound(model, layer.value_or(0));
+  std::vector<Row> gone;
+  for (const auto& [index, row] : layers->second) {
+    if (layer && index != *layer) continue;
+    if (row.layer == nullptr) return absl::UnavailableError(absl::StrCat("layer ", row.spec.Name(), " is loading"));
+    gone.push_back(row);
+  }
+  for (const Row& row : gone) layers->second.erase(row.spec.layer);
+  if (layers->second.empty()) models_.erase(layers);
+  return gone;
 }
 
 absl::StatusOr<LayerPtr> LayerTable::Find(absl::string_view model, std::int64_t layer) const {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,8 +26,11 @@ class LayerTable {
 
   // A layer that will be loaded. AlreadyExists: another one has its name.
   absl::Status Announce(const LayerSpec& spec);
-  // The announced layer of this name serves from now on.
-  void Serve(LayerPtr layer);
+  // All of them serve under their names from now on, announced or not. Returns those whose places they took.
+  std::vector<LayerPtr> Serve(const std::vector<LayerPtr>& layers);
+  // One layer of a model, or all of them, are not known from now on; returns what they were. NotFound, and for a layer
+  // that is still loading Unavailable: nothing has changed.
+  absl::StatusOr<std::vector<Row>> Withdraw(const std::string& model, std::optional<std::int64_t> layer);
 
   // Unavailable: still loading. NotFound, with what there is instead.
   absl::StatusOr<LayerPtr> Find(absl::string_view model, std::int64_t layer) const;

@@ -18,26 +18,26 @@ void StopState::RequestStop() {
   changed_.NotifyAll();
 }
 
-void StopState::LoseEngine(const absl::Status& reason) {
+void StopState::Lose(const absl::Status& reason, ExitCode code) {
   MutexLock lock(mutex_);
-  if (!engine_lost_) engine_lost_ = reason;
+  if (!loss_) loss_ = Loss{reason, code};
   changed_.NotifyAll();
 }
 
 bool StopState::stop_requested() const {
   MutexLock lock(mutex_);
-  return stop_requested_ || engine_lost_;
+  return stop_requested_ || loss_;
 }
 
 void StopState::WaitForStop() {
   MutexLock lock(mutex_);
-  while (!stop_requested_ && !engine_lost_) changed_.Wait(mutex_);
+  while (!stop_requested_ && !loss_) changed_.Wait(mutex_);
 }
 
-std::optional<absl::Status> StopState::WaitForEngineLoss(Clock::time_point deadline) {
+std::optional<Loss> StopState::WaitForLoss(Clock::time_point deadline) {
   MutexLock lock(mutex_);
-  while (!engine_lost_ && changed_.WaitUntil(mutex_, deadline)) continue;
-  return engine_lost_;
+  while (!loss_ && changed_.WaitUntil(mutex_, deadline)) continue;
+  return loss_;
 }
 
 void HandleStopSignals(StopState& state) {

@@ -1,8 +1,5 @@
 #include "server/listeners.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/impl/server_builder_option.h>
-
 #include <chrono>
 #include <memory>
 #include <utility>
@@ -11,20 +8,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "server/options.h"
 
 namespace expertd {
 namespace {
-
-// Linking the reflection library adds it to every server of the process.
-class WithoutPlugins : public grpc::ServerBuilderOption {
- public:
-  void UpdateArguments(grpc::ChannelArguments*) override {}
-  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override { plugins->clear(); }
-};
-
-// Reflection is synchronous: its threads are the only ones that calls can multiply.
-constexpr int kReflectionThreads = 4;
 
 // A call that arrives while the server stops is still told why (UNAVAILABLE) instead of being cut off (CANCELLED).
 constexpr std::chrono::milliseconds kLastRefusals{250};
@@ -45,22 +31,25 @@ void Configure(const GrpcListenerOptions& options, grpc::ServerBuilder& builder)
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
-  grpc::ResourceQuota quota("expertd");
-  quota.SetMaxThreads(kReflectionThreads);
-  builder.SetResourceQuota(quota);
-  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
-  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
+  if (options.max_connection_age_ms > 0) {
+    // Told to go at that age; calls have as long again. Our streams end before that by themselves.
+    const int age = static_cast<int>(options.max_connection_age_ms);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, age);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, age);
+  }
+  if (options.memory_mib > 0) {
+    grpc::ResourceQuota quota("expertd");
+    quota.Resize(static_cast<std::size_t>(options.memory_mib) << 20);
+    builder.SetResourceQuota(quota);
+  }
 }
 
 }  // namespace
 
 absl::StatusOr<GrpcListener> Listen(const GrpcListenerOptions& options, absl::Span<grpc::Service* const> services) {
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   GrpcListener listener;
   grpc::ServerBuilder builder;
   Configure(options, builder);
-  if (services.empty() || !IsLocalAddress(options.address)) builder.SetOption(std::make_unique<WithoutPlugins>());
   for (grpc::Service* service : services) builder.RegisterService(service);
   if (services.empty()) {
     listener.rest = std::make_unique<grpc::CallbackGenericService>();

@@ -19,6 +19,8 @@ struct GrpcListenerOptions {
   std::string address;
   std::int64_t max_message_bytes = 4 << 20;  // in either direction
   std::int64_t max_streams_per_connection = 256;
+  std::int64_t memory_mib = 0;                           // for the transport's buffers; 0: no limit
+  std::int64_t max_connection_age_ms = 0;                // 0: no limit
   std::shared_ptr<grpc::ServerCredentials> credentials;  // null: plaintext
 };
 

@@ -10,9 +10,9 @@
 namespace expertd {
 namespace {
 
-constexpr const char* kRpcNames[kRpcCount] = {"Forward",        "ForwardStream", "ListLayers",
-                                              "GetServerInfo",  "ModelInfer",    "ModelStreamInfer",
-                                              "InferenceQuery", "Session",       "Ring"};
+constexpr const char* kRpcNames[kRpcCount] = {"Forward",    "ForwardStream",    "ListLayers",     "GetServerInfo",
+                                              "ModelInfer", "ModelStreamInfer", "InferenceQuery", "Session",
+                                              "Ring",       "LoadCheckpoint",   "UnloadLayer"};
 
 enum Stage { kDecode, kQueue, kStageIn, kRoute, kGemm, kCombine, kStageOut, kWrite };
 constexpr const char* kStageNames[] = {"decode", "queue", "stage_in", "route", "gemm", "combine", "stage_out", "write"};
@@ -81,6 +81,10 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     MutexLock lock(mutex_);
     queue_of_[layer] = {};
   }
+  void RemoveLayer(const std::string& layer) {
+    MutexLock lock(mutex_);
+    queue_of_.erase(layer);
+  }
 
   std::vector<prometheus::MetricFamily> Collect() const override {
     MutexLock lock(mutex_);
@@ -94,9 +98,14 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
         GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet answered."),
         GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
         GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
+<<<<<<< HEAD
         GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
         GaugeFamily("expertd_unsent_bytes", "Answers that the transport has not taken yet."),
+=======
+        GaugeFamily("expertd_spans_dropped_total", "Spans of sampled requests that could not be written."),
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
     };
+    families[5].type = prometheus::MetricType::Counter;
     for (const auto& [layer, queue] : queues) {
       AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
       AddGauge(families[1], {{"layer", layer}}, queue.oldest_age_seconds);
@@ -104,11 +113,17 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
     AddGauge(families[3], {}, static_cast<double>(state.calls));
     AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
+<<<<<<< HEAD
     AddGauge(families[6], {}, static_cast<double>(state.unsent_bytes));
     if (state.memory.total_bytes > 0) {
       AddGauge(families[5], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
       AddGauge(families[5], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
     }
+=======
+    prometheus::ClientMetric dropped;
+    dropped.counter.value = static_cast<double>(state.dropped_spans);
+    families[5].metric.push_back(std::move(dropped));
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
     return families;
   }
 
@@ -162,6 +177,8 @@ Metrics::Metrics(std::int64_t expert_series)
                                     "When the service's certificate expires, as Unix time.");
 }
 
+const char* RpcName(Rpc rpc) { return kRpcNames[static_cast<int>(rpc)]; }
+
 void Metrics::SetBuildInfo(const std::string& version, const EngineInfo& engine) {
   MakeFamily(*registry_, prometheus::BuildGauge(), "expertd_build_info", "Always 1; see the labels.")
       .Add({{"version", version}, {"device", engine.device}, {"numerics_id", engine.numerics_id}})
@@ -171,13 +188,32 @@ void Metrics::SetBuildInfo(const std::string& version, const EngineInfo& engine)
 void Metrics::AddLayer(const Layer& layer) {
   const std::string name = layer.spec().Name();
   const prometheus::Labels labels = {{"layer", name}};
-  weight_bytes_->Add(labels).Set(static_cast<double>(layer.weight_bytes()));
-  const LayerSeries series = {
-      &batch_rows_->Add(labels, Doubling(16384)), &batch_requests_->Add(labels, Doubling(1024)), {}};
   live_->AddLayer(name);
   experts_->AddLayer(layer.spec());
   MutexLock lock(mutex_);
+  // A layer that takes another's name goes on with its series.
+  const LayerSeries series = {name,
+                              &batch_rows_->Add(labels, Doubling(16384)),
+                              &batch_requests_->Add(labels, Doubling(1024)),
+                              &weight_bytes_->Add(labels),
+                              {}};
+  series.weight_bytes->Set(static_cast<double>(layer.weight_bytes()));
   layers_[&layer] = series;
+}
+
+void Metrics::RemoveLayer(const Layer& layer) {
+  MutexLock lock(mutex_);
+  const auto found = layers_.find(&layer);
+  if (found == layers_.end()) return;
+  const LayerSeries series = found->second;
+  layers_.erase(found);
+  for (const auto& [other, others] : layers_) {
+    if (others.name == series.name) return;
+  }
+  batch_rows_->Remove(series.batch_rows);
+  batch_requests_->Remove(series.batch_requests);
+  weight_bytes_->Remove(series.weight_bytes);
+  live_->RemoveLayer(series.name);
 }
 
 std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const {
@@ -222,16 +258,12 @@ LayerTotals Metrics::TotalsOf(const Layer& layer) const {
 void Metrics::Rejected(absl::StatusCode code) { rejected_[static_cast<int>(code)]->Increment(); }
 
 void Metrics::BatchDone(const Layer& layer, std::int64_t rows, std::int64_t requests) {
-  LayerSeries series;
-  {
-    MutexLock lock(mutex_);
-    const auto found = layers_.find(&layer);
-    if (found == layers_.end()) return;
-    ++found->second.totals.batches;
-    series = found->second;
-  }
-  series.batch_rows->Observe(static_cast<double>(rows));
-  series.batch_requests->Observe(static_cast<double>(requests));
+  MutexLock lock(mutex_);  // also while observing: series end with their layer
+  const auto found = layers_.find(&layer);
+  if (found == layers_.end()) return;
+  ++found->second.totals.batches;
+  found->second.batch_rows->Observe(static_cast<double>(rows));
+  found->second.batch_requests->Observe(static_cast<double>(requests));
 }
 
 void Metrics::CountExperts(const Layer& layer, absl::Span<const std::int32_t> ids) {

@@ -35,8 +35,12 @@ enum class Rpc {
   kInferenceQuery,  // every other call of the open inference protocol
   kSession,
   kRing,
+  kLoadCheckpoint,
+  kUnloadLayer,
 };
-inline constexpr int kRpcCount = 9;
+inline constexpr int kRpcCount = 11;
+// As metrics and spans call it; a literal.
+const char* RpcName(Rpc rpc);
 
 // Seconds of one request, as its answer reports them.
 struct RequestTimes {
@@ -65,6 +69,7 @@ struct LiveState {
   std::int64_t unsent_bytes = 0;
   std::int64_t calls = 0;
   std::uint64_t region_bytes = 0;
+  std::int64_t dropped_spans = 0;
 };
 
 // Thread-safe.
@@ -76,6 +81,8 @@ class Metrics {
   // Constant labels of expertd_build_info.
   void SetBuildInfo(const std::string& version, const EngineInfo& engine);
   void AddLayer(const Layer& layer);
+  // Its series end, unless another layer has its name by now. Before the layer is freed.
+  void RemoveLayer(const Layer& layer);
   // `read` is called by scrapes, from other threads, as long as a collectable lives.
   void SetLiveState(std::function<LiveState()> read);
 
@@ -105,8 +112,10 @@ class Metrics {
  private:
   class LiveCollectable;
   struct LayerSeries {
+    std::string name;
     prometheus::Histogram* batch_rows;
     prometheus::Histogram* batch_requests;
+    prometheus::Gauge* weight_bytes;
     LayerTotals totals;
   };
   static constexpr int kCodes = 17;

@@ -79,6 +79,16 @@ const OptionRow kOptions[] = {
      "HOST:PORT of a plaintext listener with nothing but gRPC health; empty: none"},
     {"insecure", "Listeners", &ServerOptions::insecure, "Allow plaintext on addresses that other machines can reach"},
 
+    {"grpc-memory-mib", "Listeners", &ServerOptions::grpc_memory_mib,
+     "Memory that the transport may buffer in before it reads more slowly, MiB; 0: no limit", 0, 1 << 22},
+    {"max-connection-age-ms", "Listeners", &ServerOptions::max_connection_age_ms,
+     "Connections older than that are asked to go, streams at 0.8 of it, so that callers spread; 0: never, "
+     "milliseconds",
+     0, 30 * kDayMs},
+    {"self-probe-interval-ms", "Listeners", &ServerOptions::self_probe_interval_ms,
+     "How often the server asks itself whether it still answers; three times not: exit 4; 0: never, milliseconds", 0,
+     kDayMs},
+
     {"tls-cert", "Security", &ServerOptions::tls_cert, "PEM file: the service's certificate and its chain; reloaded"},
     {"tls-key", "Security", &ServerOptions::tls_key, "PEM file: its key; reloaded"},
     {"tls-client-ca", "Security", &ServerOptions::tls_client_ca,
@@ -95,6 +105,10 @@ const OptionRow kOptions[] = {
 
     {"model-root", "Admin", &ServerOptions::model_root,
      "Folder below which admin calls may load checkpoints; empty: no admin calls"},
+    {"max-hidden-size", "Admin", &ServerOptions::max_hidden_size,
+     "Largest hidden size of layers that may be loaded later; 0: that of the configured ones", 0, 1 << 20},
+    {"weight-budget-mib", "Admin", &ServerOptions::weight_budget_mib,
+     "Weights of all layers together, when admin calls load more, MiB; 0: what the machine has", 0, 1 << 24},
 
     {"expert-series", "Metrics", &ServerOptions::expert_series,
      "Tell the rows of each expert, in so many series at most, and each layer's imbalance; 0: neither", 0, 1 << 20},
@@ -155,6 +169,10 @@ const OptionRow kOptions[] = {
      .member = &ServerOptions::log_format,
      .help = "One line an event, as",
      .choices = "text|json"},
+    {.name = "trace-file",
+     .group = "Log",
+     .member = &ServerOptions::trace_file,
+     .help = "File that spans of sampled requests are appended to, as OTLP-JSON lines; empty: none"},
 };
 
 template <class... F>
@@ -268,7 +286,10 @@ absl::Status ResolveServerOptions(CLI::App& app, const ServerOptions& options) {
 }
 
 absl::Status ServerOptions::Validate() const {
-  if (checkpoints.empty()) return absl::InvalidArgumentError("--checkpoint: needed at least once");
+  if (checkpoints.empty() && (model_root.empty() || max_hidden_size == 0)) {
+    return absl::InvalidArgumentError(
+        "--checkpoint: needed at least once (or --model-root and --max-hidden-size, to load later)");
+  }
   for (const std::string& checkpoint : checkpoints) {
     if (checkpoint.empty() || checkpoint.front() == '=' || checkpoint.back() == '=') {
       return absl::InvalidArgumentError(absl::StrCat("--checkpoint ", checkpoint, ": wants DIR or NAME=DIR"));

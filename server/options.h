@@ -34,6 +34,9 @@ struct ServerOptions {
 
   // Listeners
   std::string listen = "127.0.0.1:8470";
+  std::int64_t grpc_memory_mib = 4096;             // for the transport's buffers; 0: no limit
+  std::int64_t max_connection_age_ms = 0;          // 0: no limit
+  std::int64_t self_probe_interval_ms = 5000;      // 0: none
   std::string metrics_address = "127.0.0.1:9470";  // empty: none
   std::string health_address;                      // empty: none
   bool insecure = false;                           // plaintext beyond this machine
@@ -47,7 +50,9 @@ struct ServerOptions {
   std::string metrics_tls_client_ca;              // PEM file: scrapers need a certificate that it signs
 
   // Admin
-  std::string model_root;  // admin calls load checkpoints below it; empty: there are no admin calls
+  std::string model_root;              // admin calls load checkpoints below it; empty: there are no admin calls
+  std::int64_t max_hidden_size = 0;    // of layers to come: sets the message limit; 0: the configured ones'
+  std::int64_t weight_budget_mib = 0;  // 0: what the machine has
 
   // Metrics
   std::int64_t expert_series = 0;  // 0: experts are not counted
@@ -80,6 +85,7 @@ struct ServerOptions {
   // Log
   std::string log_level = "info";
   std::string log_format = "text";
+  std::string trace_file;  // OTLP-JSON lines, appended; empty: none
 
   // After how long a batch counts as hung: a GPU's takes milliseconds, a large one on few CPU cores may take a minute.
   std::int64_t HangTimeoutMs() const {

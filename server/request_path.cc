@@ -10,6 +10,7 @@
 #include "server/codec/f8_rows.h"
 #include "server/log.h"
 #include "server/status.h"
+#include "server/trace/request_trace.h"
 
 namespace expertd {
 namespace {
@@ -101,6 +102,8 @@ struct Pending {
   double decode = 0;  // seconds
   AnswerForm form;
   AnswerFn answer;
+  SpanWriter* spans = nullptr;
+  std::shared_ptr<RequestSpan> span;  // null: nobody wants to see it
 };
 
 // The time between the batch's end and the answer, spent behind the batch's other answers, is part of handing the rows
@@ -173,6 +176,7 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
   if (!status.ok()) metrics.Failed(*job->layer, total);
   metrics.RequestDone(pending.rpc, status.code(), total);
   LogRequest(pending.head, status, total);
+  EndSpan(pending.spans, pending.span, status, TimesOf(pending.decode, report, total), report);
   pending.answer(std::move(status), std::move(message));
 }
 
@@ -180,17 +184,21 @@ void Complete(Metrics& metrics, const Pending& pending, std::unique_ptr<Job> job
 
 std::optional<Scheduler::JobId> RequestPath::Submit(absl::StatusOr<ForwardHead> head, Slices slices,
                                                     const Arrival& arrival, AnswerFn answer) {
+  if (head.ok() && head->traceparent.empty()) head->traceparent = std::string(arrival.traceparent);
   absl::StatusOr<std::unique_ptr<Job>> made = head.ok() ? MakeJob(*head, slices, arrival) : head.status();
   const double decode = Seconds(Clock::now() - arrival.time);
+  std::shared_ptr<RequestSpan> span;
+  if (head.ok()) span = StartSpan(spans_, *head, arrival.rpc, arrival.tenant, arrival.time);
   if (!made.ok()) {
     metrics_.Rejected(made.status().code());
     metrics_.RequestDone(arrival.rpc, made.status().code(), decode);
     LogRequest(head.ok() ? *head : ForwardHead{}, made.status(), decode);
+    EndSpan(spans_, span, made.status(), {.decode = decode, .total = decode}, BatchReport{});
     answer(made.status(), grpc::ByteBuffer());
     return std::nullopt;
   }
   std::unique_ptr<Job> job = *std::move(made);
-  Pending pending = {*std::move(head), arrival.rpc, decode, arrival.form, std::move(answer)};
+  Pending pending = {*std::move(head), arrival.rpc, decode, arrival.form, std::move(answer), spans_, std::move(span)};
   if (job->rows == 0) {
     Complete(metrics_, pending, std::move(job), absl::OkStatus(), BatchReport{});
     return std::nullopt;

@@ -23,6 +23,7 @@
 #include "server/metrics.h"
 #include "server/scheduler/admission.h"
 #include "server/scheduler/scheduler.h"
+#include "server/trace/span_writer.h"
 
 namespace expertd {
 
@@ -49,6 +50,7 @@ struct Arrival {
   absl::string_view tenant = kDefaultTenant;  // of the caller; must live as long as Submit
   Clock::time_point time;
   Clock::time_point call_deadline = Clock::time_point::max();  // of the RPC; streams: none
+  absl::string_view traceparent;  // of the call, for requests without one of their own; must live as long as Submit
   AnswerForm form;
 };
 
@@ -56,18 +58,20 @@ struct Arrival {
 // a region); freeing it gives the rows and their budget back. Otherwise the status for the caller and an empty message.
 using AnswerFn = std::function<void(absl::Status status, grpc::ByteBuffer message)>;
 
-// Thread-safe. Everything referred to must outlive it; the engine must outlive the messages too.
+// Thread-safe. Everything referred to must outlive it (`spans` null: no tracing); the engine must outlive the messages
+// too.
 class RequestPath {
  public:
   RequestPath(Engine& engine, std::shared_ptr<Admission> admission, Scheduler& scheduler, LayerTable& layers,
-              const RegionTable& regions, Metrics& metrics, const RequestLimits& limits)
+              const RegionTable& regions, Metrics& metrics, const RequestLimits& limits, SpanWriter* spans = nullptr)
       : engine_(engine),
         admission_(std::move(admission)),
         scheduler_(scheduler),
         layers_(layers),
         regions_(regions),
         metrics_(metrics),
-        limits_(limits) {}
+        limits_(limits),
+        spans_(spans) {}
 
   // Copies what it needs of `slices` before it returns. `answer` is called exactly once: from here, from a scheduler
   // thread or from within Cancel. The id, for Cancel, only of a request that was queued.
@@ -96,6 +100,7 @@ class RequestPath {
   const RegionTable& regions_;
   Metrics& metrics_;
   const RequestLimits limits_;
+  SpanWriter* const spans_;
 };
 
 // The message's slices as the codec wants them, held while this lives. To be destroyed by the thread that made it.

@@ -34,8 +34,8 @@ RequestStream::Reactor* RequestStream::Refuse(RequestPath& path, Rpc rpc, grpc::
   return new RefusedStream(ToGrpcStatus(refusal, context));
 }
 
-void RequestStream::Drain() {
-  Stop(DrainingError());
+void RequestStream::EndWith(absl::Status status) {
+  Stop(std::move(status));
   Advance();
 }
 

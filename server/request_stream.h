@@ -56,7 +56,8 @@ class RequestStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
         rpc_(rpc),
         order_(order) {}
 
-  void Drain() override;
+  void Drain() override { EndWith(DrainingError()); }
+  void Rotate() override { EndWith(RotationError()); }
 
  protected:
   // The message that answers a request with an error.
@@ -72,6 +73,8 @@ class RequestStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   void CancelRequest(std::uint64_t id);
   // No more messages; `status` is what the stream ends with.
   void Stop(absl::Status status);
+  // From outside a message: also ends it, when nothing is left to do.
+  void EndWith(absl::Status status);
 
   RequestPath& path() const { return path_; }
   const Caller& caller() const { return caller_; }

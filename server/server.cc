@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "server/access/access.h"
 #include "server/access/security.h"
+#include "server/admin/admin_service.h"
+#include "server/admin/layer_loader.h"
 #include "server/call_registry.h"
 #include "server/health.h"
 #include "server/kserve/inference_service.h"
@@ -18,10 +20,13 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/metrics_listener.h"
+#include "server/reflection_service.h"
 #include "server/request_path.h"
 #include "server/scheduler/admission.h"
 #include "server/scheduler/scheduler.h"
+#include "server/self_probe.h"
 #include "server/service.h"
+#include "server/trace/span_writer.h"
 
 namespace expertd {
 namespace {
@@ -35,6 +40,8 @@ constexpr std::int64_t kMaxGrpcMessageBytes = std::numeric_limits<int>::max();
 // gRPC's own limit lies so far above ours that a request which is too large for us is refused by us, with a reason.
 constexpr std::int64_t kGrpcLimitFactor = 2;
 constexpr std::chrono::milliseconds kWatchEvery{250};
+constexpr std::chrono::milliseconds kProbeTimeout{2000};
+constexpr int kProbePatience = 3;
 constexpr std::chrono::seconds kWaitForTransport{5};
 
 RequestLimits LimitsOf(const ServerOptions& options, const EngineInfo& engine) {
@@ -55,11 +62,17 @@ SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& en
           .busy_poll = std::chrono::microseconds(options.busy_poll_us)};
 }
 
+<<<<<<< HEAD
 OutputLimits OutputOf(const ServerOptions& options) {
   return {.write_timeout = std::chrono::milliseconds(options.write_timeout_ms),
           .call_bytes = options.output_mib_per_call << 20,
           .peer_bytes = options.output_mib_per_connection << 20,
           .server_bytes = options.output_mib << 20};
+=======
+absl::StatusOr<std::unique_ptr<SpanWriter>> OpenSpans(const ServerOptions& options) {
+  if (options.trace_file.empty()) return nullptr;
+  return SpanWriter::Open(options.trace_file, std::string(kVersion));
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
 }
 
 AdmissionLimits BudgetOf(const ServerOptions& options) {
@@ -75,6 +88,16 @@ FastLaneOptions LaneOf(const ServerOptions& options) {
           .max_regions_per_session = options.fast_lane_regions,
           .max_ring_slots = static_cast<std::uint32_t>(options.max_in_flight_per_stream),
           .spin = std::chrono::microseconds(options.fast_lane_spin_us)};
+}
+
+LoadLimits LoadsOf(const ServerOptions& options, const std::vector<PlannedLayer>& plan, const EngineInfo& engine) {
+  LoadLimits limits = {.max_hidden_size = options.max_hidden_size,
+                       .weight_budget_bytes = options.weight_budget_mib << 20,
+                       .host_memory = engine.device == "cpu"};
+  for (const PlannedLayer& layer : plan) {
+    limits.max_hidden_size = std::max(limits.max_hidden_size, layer.spec.hidden_size);
+  }
+  return limits;
 }
 
 v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo& engine,
@@ -130,32 +153,48 @@ class BatchObserver : public SchedulerObserver {
 
 // In the order of construction: each part refers to parts above it only.
 struct Server::State {
-  State(const ServerOptions& server_options, Security the_security, std::unique_ptr<Engine> the_engine,
-        std::vector<PlannedLayer> the_plan, Hooks hooks, std::int64_t max_message_bytes)
+  State(const ServerOptions& server_options, Security the_security, std::unique_ptr<SpanWriter> the_spans,
+        std::unique_ptr<Engine> the_engine, std::vector<PlannedLayer> the_plan, Hooks hooks,
+        std::int64_t max_message_bytes)
       : options(server_options),
         security(std::move(the_security)),
         access(security.access(options)),
+        spans(std::move(the_spans)),
         engine(std::move(the_engine)),
         plan(std::move(the_plan)),
         metrics(options.expert_series),
         admission(std::make_shared<Admission>(BudgetOf(options))),
+        listener_lost(hooks.on_listener_lost),
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
+<<<<<<< HEAD
         path(*engine, admission, scheduler, layers, regions, metrics, LimitsOf(options, engine->info())),
         calls(OutputOf(options)),
+=======
+        path(*engine, admission, scheduler, layers, regions, metrics, LimitsOf(options, engine->info()), spans.get()),
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
         service(access, path, calls, layers, lane, InfoOf(options, engine->info(), max_message_bytes)),
-        inference(access, path, calls, layers, health, InferenceLimitsOf(options, max_message_bytes)) {}
+        inference(access, path, calls, layers, health, InferenceLimitsOf(options, max_message_bytes)),
+        reflection_service(access, IsLocalAddress(options.listen)),
+        loader(*engine, layers, metrics, health, LoadsOf(options, plan, engine->info())) {
+    if (options.model_root.empty()) return;
+    admin = std::make_unique<AdminService>(access, calls, loader, metrics, options.model_root);
+  }
 
   absl::Status Bind(std::int64_t max_message_bytes);
   // The watch's thread: callers that do not read, a device that does not answer, credentials that were renewed.
   void Watch();
   void CancelSlowReaders();
   void LookForHang();
+  void RotateStreams();
+  // The probe's thread: whether the listener still answers.
+  void Probe();
   bool StopsBefore(Clock::time_point deadline);
 
   const ServerOptions options;
   const Security security;
   const Access access;
+  const std::unique_ptr<SpanWriter> spans;  // null: no tracing
   std::unique_ptr<Engine> engine;
   const std::vector<PlannedLayer> plan;
   LayerTable layers;
@@ -163,6 +202,7 @@ struct Server::State {
   Health health;
   TimeSource time;
   const std::shared_ptr<Admission> admission;
+  const std::function<void(const absl::Status& reason)> listener_lost;
   BatchObserver observer;
   Scheduler scheduler;
   RegionTable regions;
@@ -171,6 +211,9 @@ struct Server::State {
   std::unique_ptr<FastLane> lane;  // null: off
   ExpertdService service;
   kserve::InferenceService inference;
+  ReflectionService reflection_service;
+  LayerLoader loader;
+  std::unique_ptr<AdminService> admin;  // null without a model root
   GrpcListener service_listener;
   GrpcListener health_listener;
   std::unique_ptr<MetricsListener> metrics_listener;
@@ -180,11 +223,12 @@ struct Server::State {
   CondVar stopped;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   std::thread watch;
+  std::thread probe;
 };
 
 absl::StatusOr<std::int64_t> MaxMessageBytes(const ServerOptions& options, std::int64_t max_k,
                                              const std::vector<PlannedLayer>& plan) {
-  std::int64_t row_bytes = 0;
+  std::int64_t row_bytes = BytesOf(DType::kF32, options.max_hidden_size);
   for (const PlannedLayer& layer : plan) {
     row_bytes = std::max(row_bytes, BytesOf(DType::kF32, layer.spec.hidden_size));
   }
@@ -204,9 +248,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (!max_message_bytes.ok()) return max_message_bytes.status();
   absl::StatusOr<Security> security = OpenSecurity(options);
   if (!security.ok()) return security.status();
+  absl::StatusOr<std::unique_ptr<SpanWriter>> spans = OpenSpans(options);
+  if (!spans.ok()) return spans.status();
   Health::Enable();
-  auto state = std::make_unique<State>(options, *std::move(security), std::move(engine), std::move(plan),
-                                       std::move(hooks), *max_message_bytes);
+  auto state = std::make_unique<State>(options, *std::move(security), *std::move(spans), std::move(engine),
+                                       std::move(plan), std::move(hooks), *max_message_bytes);
   for (const PlannedLayer& layer : state->plan) {
     if (absl::Status status = state->layers.Announce(layer.spec); !status.ok()) return status;
   }
@@ -219,8 +265,13 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
   metrics.SetLiveState([this] {
+<<<<<<< HEAD
     return LiveState{engine->memory(),     scheduler.Stats(), admission->rows_in_flight(),
                      calls.unsent_bytes(), calls.size(),      lane ? lane->bytes_in_use() : 0};
+=======
+    return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size(), lane ? lane->bytes_in_use() : 0,
+                     spans ? spans->dropped() : 0};
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
   });
   if (!options.fast_lane_socket.empty()) {
     absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);
@@ -230,8 +281,19 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   const GrpcListenerOptions service_options = {.address = options.listen,
                                                .max_message_bytes = kGrpcLimitFactor * max_message_bytes,
                                                .max_streams_per_connection = options.max_streams_per_connection,
+                                               .memory_mib = options.grpc_memory_mib,
+                                               .max_connection_age_ms = options.max_connection_age_ms,
                                                .credentials = security.ServerCredentials()};
-  absl::StatusOr<GrpcListener> bound = Listen(service_options, {&service, &inference});
+  std::vector<grpc::Service*> services = {&service, &inference, &reflection_service};
+  std::vector<std::string> names = {v1::Expertd::service_full_name(),
+                                    ::inference::GRPCInferenceService::service_full_name(), "grpc.health.v1.Health",
+                                    reflection::ServerReflection::service_full_name()};
+  if (admin != nullptr) {
+    services.push_back(admin.get());
+    names.emplace_back(v1::Admin::service_full_name());
+  }
+  reflection_service.Announce(std::move(names));
+  absl::StatusOr<GrpcListener> bound = Listen(service_options, services);
   if (!bound.ok()) return bound.status();
   service_listener = *std::move(bound);
   health.Attach(*service_listener.server);
@@ -251,6 +313,7 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
     addresses.metrics = metrics_listener->address();
   }
   watch = std::thread([this] { Watch(); });
+  if (options.self_probe_interval_ms > 0) probe = std::thread([this] { Probe(); });
   return absl::OkStatus();
 }
 
@@ -261,9 +324,11 @@ void Server::State::Watch() {
     CancelSlowReaders();
     LookForHang();
     security.Refresh(metrics);
+    RotateStreams();
   }
 }
 
+<<<<<<< HEAD
 void Server::State::CancelSlowReaders() {
   const SlowReaders cancelled = calls.CancelSlowReaders(Clock::now());
   metrics.WriteTimedOut(cancelled.timed_out);
@@ -273,6 +338,34 @@ void Server::State::CancelSlowReaders() {
       {{"write_timeout_ms", options.write_timeout_ms},
        {"timed_out", cancelled.timed_out},
        {"over_output_budget", cancelled.over_budget}});
+=======
+void Server::State::Probe() {
+  const std::chrono::milliseconds every(options.self_probe_interval_ms);
+  const bool tls = security.certificates != nullptr;
+  ProbeJudge judge(kProbePatience);
+  while (!StopsBefore(Clock::now() + every)) {
+    const absl::Status answer = ProbeListener(addresses.service, tls, std::min(every, kProbeTimeout));
+    if (!answer.ok()) Log(LogLevel::kWarning, "self-probe failed", {{"reason", answer.message()}});
+    if (!judge.Dead(answer.ok())) continue;
+    health.Dead();
+    if (listener_lost) listener_lost(answer);
+    return;
+  }
+}
+
+void Server::State::RotateStreams() {
+  if (options.max_connection_age_ms == 0) return;
+  calls.RotateOlderThan(Clock::now() - std::chrono::milliseconds(options.max_connection_age_ms * 8 / 10));
+}
+
+void Server::State::CancelStuckWrites() {
+  for (int i = calls.CancelStuckWrites(Clock::now() - std::chrono::milliseconds(options.write_timeout_ms)); i > 0;
+       --i) {
+    metrics.WriteTimedOut();
+    Log(LogLevel::kWarning, "a caller that does not read was cancelled",
+        {{"write_timeout_ms", options.write_timeout_ms}});
+  }
+>>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
 }
 
 void Server::State::LookForHang() {
@@ -293,13 +386,13 @@ Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Server::~Server() {
   State& s = *state_;
-  if (s.watch.joinable()) {
-    {
-      MutexLock lock(s.mutex);
-      s.stopping = true;
-      s.stopped.NotifyAll();
-    }
-    s.watch.join();
+  {
+    MutexLock lock(s.mutex);
+    s.stopping = true;
+    s.stopped.NotifyAll();
+  }
+  for (std::thread* thread : {&s.watch, &s.probe}) {
+    if (thread->joinable()) thread->join();
   }
   s.health.Leave();
   s.health.Detach();
@@ -321,26 +414,9 @@ Server::~Server() {
 
 absl::Status Server::Load(const std::function<bool()>& stop) {
   State& s = *state_;
-  for (const PlannedLayer& planned : s.plan) {
-    if (stop()) return absl::CancelledError("stopped while layers were loading");
-    const Clock::time_point start = Clock::now();
-    absl::StatusOr<std::unique_ptr<LayerSource>> source = planned.open();
-    if (!source.ok()) return source.status();
-    absl::StatusOr<LayerPtr> layer = s.engine->LoadLayer(**source);
-    if (!layer.ok()) return layer.status();
-    s.metrics.AddLayer(**layer);
-    s.layers.Serve(*layer);
-    const std::string name = planned.spec.Name();
-    s.health.LayerServes(name);
-    Log(LogLevel::kInfo, "layer loaded",
-        {{"layer", name},
-         {"family", planned.spec.family},
-         {"path", (*layer)->path()},
-         {"weight_bytes", (*layer)->weight_bytes()},
-         {"fingerprint", (*layer)->fingerprint()},
-         {"seconds", std::chrono::duration<double>(Clock::now() - start).count()}});
-  }
+  if (absl::Status status = s.loader.LoadEach(s.plan, stop); !status.ok()) return status;
   s.health.Ready();
+  if (s.admin != nullptr) s.admin->SetReady();
   return absl::OkStatus();
 }
 

@@ -34,6 +34,8 @@ class Server {
   struct Hooks {
     // The engine is lost for good; called once, from an engine thread. Health says so already.
     std::function<void(const absl::Status& reason)> on_engine_lost;
+    // The service's listener no longer answers; called once, from a thread of the server's. Health says so already.
+    std::function<void(const absl::Status& reason)> on_listener_lost;
   };
 
   // Binds all listeners and answers from then on: health NOT_SERVING and every planned layer UNAVAILABLE until Load.

@@ -5,33 +5,10 @@
 
 #include "server/forward_call.h"
 #include "server/forward_stream.h"
+#include "server/layer_message.h"
 #include "server/session_stream.h"
 
 namespace expertd {
-namespace {
-
-void Describe(const LayerTable::Row& row, v1::Layer* out) {
-  const LayerSpec& spec = row.spec;
-  out->set_model(spec.model);
-  out->set_layer(static_cast<std::uint32_t>(spec.layer));
-  out->set_state(row.layer ? v1::Layer::STATE_SERVING : v1::Layer::STATE_LOADING);
-  out->set_family(spec.family);
-  out->set_hidden_size(spec.hidden_size);
-  out->set_num_experts(spec.num_experts);
-  out->set_experts_per_token(spec.experts_per_token);
-  out->set_intermediate_size(spec.intermediate_size);
-  out->set_shared_intermediate_size(spec.shared_intermediate_size);
-  out->set_weight_dtype(std::string(WeightFormatName(spec.expert_format)));
-  out->set_activation(std::string(ActivationName(spec.activation)));
-  out->set_routing(spec.RoutingInWords());
-  if (row.layer == nullptr) return;
-  out->set_fingerprint(row.layer->fingerprint());
-  out->set_weight_bytes(static_cast<std::uint64_t>(row.layer->weight_bytes()));
-  out->set_path(std::string(row.layer->path()));
-}
-
-}  // namespace
-
 grpc::ServerUnaryReactor* ExpertdService::Forward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                   grpc::ByteBuffer* response) {
   absl::StatusOr<Caller> caller = access_.Admit(*context, Role::kInfer);
@@ -67,7 +44,7 @@ grpc::ServerUnaryReactor* ExpertdService::ListLayers(grpc::CallbackServerContext
     return ForwardCall::Refuse(path_, Rpc::kListLayers, context, caller.status());
   }
   const Clock::time_point start = Clock::now();
-  for (const LayerTable::Row& row : layers_.List()) Describe(row, response->add_layers());
+  for (const LayerTable::Row& row : layers_.List()) DescribeLayer(row, response->add_layers());
   path_.metrics().RequestDone(Rpc::kListLayers, absl::StatusCode::kOk,
                               std::chrono::duration<double>(Clock::now() - start).count());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

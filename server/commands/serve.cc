@@ -22,7 +22,7 @@
 namespace expertd {
 namespace {
 
-// What is left to callers between the loss of the engine and the end of the process.
+// What is left to callers between a loss and the end of the process.
 constexpr std::chrono::seconds kLastWords{1};
 
 // One line, whatever the message holds.
@@ -70,19 +70,19 @@ ExitCode ExitCodeOfStart(const absl::Status& status) {
 }
 
 // The process ends without taking anything apart: engine threads may never come back.
-[[noreturn]] void DieOfEngineLoss(Server& server, const absl::Status& reason) {
+[[noreturn]] void DieOfLoss(Server& server, const Loss& loss) {
   server.Drain(Clock::now() + kLastWords);
-  _exit(Fail(reason, kExitEngineLost));
+  _exit(Fail(loss.reason, loss.code));
 }
 
 int RunUntilStopped(Server& server, StopState& stop, const ServerOptions& options) {
   stop.WaitForStop();
-  if (const auto lost = stop.WaitForEngineLoss(Clock::now())) DieOfEngineLoss(server, *lost);
+  if (const auto lost = stop.WaitForLoss(Clock::now())) DieOfLoss(server, *lost);
   server.LeaveHealth();
   const auto grace_ends = Clock::now() + std::chrono::milliseconds(options.drain_grace_ms);
-  if (const auto lost = stop.WaitForEngineLoss(grace_ends)) DieOfEngineLoss(server, *lost);
+  if (const auto lost = stop.WaitForLoss(grace_ends)) DieOfLoss(server, *lost);
   const bool drained = server.Drain(Clock::now() + std::chrono::milliseconds(options.drain_timeout_ms));
-  if (const auto lost = stop.WaitForEngineLoss(Clock::now())) DieOfEngineLoss(server, *lost);
+  if (const auto lost = stop.WaitForLoss(Clock::now())) DieOfLoss(server, *lost);
   if (!drained) {
     const absl::Status late = absl::DeadlineExceededError(
         absl::StrCat("--drain-timeout-ms ", options.drain_timeout_ms, ": passed with requests unanswered"));
@@ -104,7 +104,8 @@ int Serve(const ServerOptions& options) {
   if (!engine.ok()) {
     return Fail(engine.status(), absl::IsInvalidArgument(engine.status()) ? kExitUsage : kExitDeviceInit);
   }
-  Server::Hooks hooks = {.on_engine_lost = [](const absl::Status& reason) { stop->LoseEngine(reason); }};
+  Server::Hooks hooks = {.on_engine_lost = [](const absl::Status& reason) { stop->Lose(reason, kExitEngineLost); },
+                         .on_listener_lost = [](const absl::Status& reason) { stop->Lose(reason, kExitCannotBind); }};
   absl::StatusOr<std::unique_ptr<Server>> server =
       Server::Start(options, *std::move(engine), *std::move(plan), std::move(hooks));
   if (!server.ok()) return Fail(server.status(), ExitCodeOfStart(server.status()));
@@ -115,7 +116,7 @@ int Serve(const ServerOptions& options) {
   if (!bound.health.empty()) Say("health on " + bound.health);
 
   const absl::Status loaded = (*server)->Load([] { return stop->stop_requested(); });
-  if (const auto lost = stop->WaitForEngineLoss(Clock::now())) DieOfEngineLoss(**server, *lost);
+  if (const auto lost = stop->WaitForLoss(Clock::now())) DieOfLoss(**server, *lost);
   if (absl::IsCancelled(loaded)) return kExitOk;
   if (!loaded.ok()) return Fail(loaded, absl::IsInternal(loaded) ? kExitEngineLost : kExitModelInvalid);
   Say("ready");

@@ -50,7 +50,7 @@ class AllocationTest : public ::testing::Test {
     EXPECT_TRUE(layers_.Announce(spec).ok());
     const auto layer = engine_->LoadLayer(*testing::MakeRandomLayer(spec));
     EXPECT_TRUE(layer.ok()) << layer.status();
-    layers_.Serve(*layer);
+    layers_.Serve({*layer});
     metrics_.AddLayer(**layer);
   }
 

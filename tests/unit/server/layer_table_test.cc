@@ -23,7 +23,7 @@ TEST(LayerTableTest, LayersAreUnknownThenLoadingThenServing) {
   EXPECT_EQ(table.Find("a", 0).status(), absl::UnavailableError("layer a/0 is loading"));
   const auto layer = engine->LoadLayer(*testing::MakeRandomLayer(Spec("a", 0)));
   ASSERT_TRUE(layer.ok());
-  table.Serve(*layer);
+  table.Serve({*layer});
   ASSERT_TRUE(table.Find("a", 0).ok());
   EXPECT_EQ(*table.Find("a", 0), *layer);
 }

@@ -169,7 +169,8 @@ TEST_F(OptionsTest, PlaintextStaysOnThisMachine) {
 
 TEST_F(OptionsTest, ACheckpointIsNeeded) {
   app_.parse(std::vector<std::string>{});
-  EXPECT_EQ(ResolveServerOptions(app_, options_).message(), "--checkpoint: needed at least once");
+  EXPECT_EQ(ResolveServerOptions(app_, options_).message(),
+            "--checkpoint: needed at least once (or --model-root and --max-hidden-size, to load later)");
   for (const char* bad : {"", "=dir", "name="}) {
     options_.checkpoints = {bad};
     EXPECT_FALSE(options_.Validate().ok()) << bad;
