@@ -75,7 +75,12 @@ bool CallRegistry::WaitUntilEmpty(Clock::time_point deadline) {
   return true;
 }
 
-<<<<<<< HEAD
+void CallRegistry::RotateOlderThan(Clock::time_point limit) {
+  for (const std::shared_ptr<Call>& call : Snapshot()) {
+    if (call->start() < limit) call->Rotate();
+  }
+}
+
 SlowReaders CallRegistry::CancelSlowReaders(Clock::time_point now) {
   // A caller that is only slow takes some of every write; only who has stopped pays for a budget that is exceeded.
   std::vector<std::shared_ptr<Call>> stalled;
@@ -96,17 +101,6 @@ SlowReaders CallRegistry::CancelSlowReaders(Clock::time_point now) {
         server_over || call->unsent_bytes() > output_.call_bytes || of_peer[call->Peer()] > output_.peer_bytes;
     if (over) cancelled.over_budget += call->Cancel() ? 1 : 0;
   }
-=======
-void CallRegistry::RotateOlderThan(Clock::time_point limit) {
-  for (const std::shared_ptr<Call>& call : Snapshot()) {
-    if (call->start() < limit) call->Rotate();
-  }
-}
-
-int CallRegistry::CancelStuckWrites(Clock::time_point limit) {
-  int cancelled = 0;
-  for (const std::shared_ptr<Call>& call : Snapshot()) cancelled += call->CancelIfWritingSince(limit) ? 1 : 0;
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
   return cancelled;
 }
 

@@ -94,16 +94,11 @@ class CallRegistry {
   // False when some call was still in progress at `deadline`.
   bool WaitUntilEmpty(Clock::time_point deadline);
 
-<<<<<<< HEAD
-  // To be called a few times in a tenth of the write timeout.
-  SlowReaders CancelSlowReaders(Clock::time_point now);
-=======
   // Asks streams that began before `limit` to end.
   void RotateOlderThan(Clock::time_point limit);
 
-  // Cancels calls whose peer has not read for longer than that; returns how many.
-  int CancelStuckWrites(Clock::time_point limit);
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
+  // To be called a few times in a tenth of the write timeout.
+  SlowReaders CancelSlowReaders(Clock::time_point now);
 
   std::int64_t size() const;
   std::int64_t unsent_bytes() const;

@@ -98,14 +98,11 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
         GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet answered."),
         GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
         GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
-<<<<<<< HEAD
         GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
         GaugeFamily("expertd_unsent_bytes", "Answers that the transport has not taken yet."),
-=======
         GaugeFamily("expertd_spans_dropped_total", "Spans of sampled requests that could not be written."),
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
     };
-    families[5].type = prometheus::MetricType::Counter;
+    families[7].type = prometheus::MetricType::Counter;
     for (const auto& [layer, queue] : queues) {
       AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
       AddGauge(families[1], {{"layer", layer}}, queue.oldest_age_seconds);
@@ -113,17 +110,14 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
     AddGauge(families[3], {}, static_cast<double>(state.calls));
     AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
-<<<<<<< HEAD
     AddGauge(families[6], {}, static_cast<double>(state.unsent_bytes));
     if (state.memory.total_bytes > 0) {
       AddGauge(families[5], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
       AddGauge(families[5], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
     }
-=======
     prometheus::ClientMetric dropped;
     dropped.counter.value = static_cast<double>(state.dropped_spans);
-    families[5].metric.push_back(std::move(dropped));
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
+    families[7].metric.push_back(std::move(dropped));
     return families;
   }
 

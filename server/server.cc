@@ -62,17 +62,16 @@ SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& en
           .busy_poll = std::chrono::microseconds(options.busy_poll_us)};
 }
 
-<<<<<<< HEAD
 OutputLimits OutputOf(const ServerOptions& options) {
   return {.write_timeout = std::chrono::milliseconds(options.write_timeout_ms),
           .call_bytes = options.output_mib_per_call << 20,
           .peer_bytes = options.output_mib_per_connection << 20,
           .server_bytes = options.output_mib << 20};
-=======
+}
+
 absl::StatusOr<std::unique_ptr<SpanWriter>> OpenSpans(const ServerOptions& options) {
   if (options.trace_file.empty()) return nullptr;
   return SpanWriter::Open(options.trace_file, std::string(kVersion));
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
 }
 
 AdmissionLimits BudgetOf(const ServerOptions& options) {
@@ -167,12 +166,8 @@ struct Server::State {
         listener_lost(hooks.on_listener_lost),
         observer(metrics, health, std::move(hooks)),
         scheduler(*engine, *admission, SchedulingOf(options, engine->info()), time, observer),
-<<<<<<< HEAD
-        path(*engine, admission, scheduler, layers, regions, metrics, LimitsOf(options, engine->info())),
-        calls(OutputOf(options)),
-=======
         path(*engine, admission, scheduler, layers, regions, metrics, LimitsOf(options, engine->info()), spans.get()),
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
+        calls(OutputOf(options)),
         service(access, path, calls, layers, lane, InfoOf(options, engine->info(), max_message_bytes)),
         inference(access, path, calls, layers, health, InferenceLimitsOf(options, max_message_bytes)),
         reflection_service(access, IsLocalAddress(options.listen)),
@@ -265,13 +260,9 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
   metrics.SetLiveState([this] {
-<<<<<<< HEAD
     return LiveState{engine->memory(),     scheduler.Stats(), admission->rows_in_flight(),
-                     calls.unsent_bytes(), calls.size(),      lane ? lane->bytes_in_use() : 0};
-=======
-    return LiveState{scheduler.Stats(), admission->rows_in_flight(), calls.size(), lane ? lane->bytes_in_use() : 0,
+                     calls.unsent_bytes(), calls.size(),      lane ? lane->bytes_in_use() : 0,
                      spans ? spans->dropped() : 0};
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
   });
   if (!options.fast_lane_socket.empty()) {
     absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);
@@ -328,17 +319,6 @@ void Server::State::Watch() {
   }
 }
 
-<<<<<<< HEAD
-void Server::State::CancelSlowReaders() {
-  const SlowReaders cancelled = calls.CancelSlowReaders(Clock::now());
-  metrics.WriteTimedOut(cancelled.timed_out);
-  metrics.OutputOverrun(cancelled.over_budget);
-  if (cancelled.timed_out + cancelled.over_budget == 0) return;
-  Log(LogLevel::kWarning, "callers that do not read were cancelled",
-      {{"write_timeout_ms", options.write_timeout_ms},
-       {"timed_out", cancelled.timed_out},
-       {"over_output_budget", cancelled.over_budget}});
-=======
 void Server::State::Probe() {
   const std::chrono::milliseconds every(options.self_probe_interval_ms);
   const bool tls = security.certificates != nullptr;
@@ -358,14 +338,15 @@ void Server::State::RotateStreams() {
   calls.RotateOlderThan(Clock::now() - std::chrono::milliseconds(options.max_connection_age_ms * 8 / 10));
 }
 
-void Server::State::CancelStuckWrites() {
-  for (int i = calls.CancelStuckWrites(Clock::now() - std::chrono::milliseconds(options.write_timeout_ms)); i > 0;
-       --i) {
-    metrics.WriteTimedOut();
-    Log(LogLevel::kWarning, "a caller that does not read was cancelled",
-        {{"write_timeout_ms", options.write_timeout_ms}});
-  }
->>>>>>> 0b16ead (server: admin calls that load, replace and unload layers without dropping a request; spans of sampled requests, a self-probe, connection ages, a memory limit for the transport, reflection for admins beyond this machine)
+void Server::State::CancelSlowReaders() {
+  const SlowReaders cancelled = calls.CancelSlowReaders(Clock::now());
+  metrics.WriteTimedOut(cancelled.timed_out);
+  metrics.OutputOverrun(cancelled.over_budget);
+  if (cancelled.timed_out + cancelled.over_budget == 0) return;
+  Log(LogLevel::kWarning, "callers that do not read were cancelled",
+      {{"write_timeout_ms", options.write_timeout_ms},
+       {"timed_out", cancelled.timed_out},
+       {"over_output_budget", cancelled.over_budget}});
 }
 
 void Server::State::LookForHang() {

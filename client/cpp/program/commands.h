@@ -17,6 +17,7 @@ inline constexpr int kExitUnreachable = 3;  // no expertd answers at the endpoin
 void AddStatusCommand(CLI::App& app, int* exit_code);
 void AddForwardCommand(CLI::App& app, int* exit_code);
 void AddBenchCommand(CLI::App& app, int* exit_code);
+void AddAdminCommands(CLI::App& app, int* exit_code);  // load, unload
 
 // --endpoint and what it takes to be let in there; also as EXPERTD_ENDPOINT, EXPERTD_TLS_CA, ...
 void AddConnectionFlags(CLI::App& command, ClientOptions& options);

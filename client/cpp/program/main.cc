@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
   expertd::client::AddStatusCommand(app, &exit_code);
   expertd::client::AddForwardCommand(app, &exit_code);
   expertd::client::AddBenchCommand(app, &exit_code);
+  expertd::client::AddAdminCommands(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
