@@ -260,8 +260,12 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
   metrics.SetLiveState([this] {
-    return LiveState{engine->memory(),     scheduler.Stats(), admission->rows_in_flight(),
-                     calls.unsent_bytes(), calls.size(),      lane ? lane->bytes_in_use() : 0,
+    return LiveState{engine->memory(),
+                     scheduler.Stats(),
+                     admission->rows_in_flight(),
+                     calls.unsent_bytes(),
+                     calls.size(),
+                     lane ? lane->bytes_in_use() : 0,
                      spans ? spans->dropped() : 0};
   });
   if (!options.fast_lane_socket.empty()) {

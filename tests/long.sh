@@ -4,12 +4,12 @@
 # commit it ran on.
 #
 #   tests/long.sh [--soak-seconds N] [--fuzz-seconds N] [PART ...]      default 600 and 120; all parts:
-#   stress engine integration fuzz soak image page
+#   stress engine integration drain fuzz soak image page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 usage() { sed -n '6,7s/^# *//p' "$0" >&2; exit 2; }
 
-all_parts=(stress engine integration fuzz soak image page)
+all_parts=(stress engine integration drain fuzz soak image page)
 soak_seconds=600 fuzz_seconds=120 parts=()
 while (($#)); do
   case "$1" in
@@ -47,6 +47,10 @@ engine() {
 integration() {
   repeated release 10 -L integration
   say "integration tests with real processes, 10 times: passed"
+}
+drain() {
+  EXPERTD_DRAIN_ROUNDS=100 logged drain "$bin/integration_test" --gtest_filter=DrainTest.AgainAndAgain
+  say "SIGTERM under load, 100 times: what was answered is what was run"
 }
 fuzz() {
   mkdir -p build/long/corpus

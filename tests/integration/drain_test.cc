@@ -4,6 +4,8 @@
 #include <signal.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -26,6 +28,11 @@ using std::chrono::milliseconds;
 
 constexpr char kDraining[] = "draining; unanswered ids were not run";
 constexpr std::chrono::seconds kPatience{30};
+#ifdef __SANITIZE_ADDRESS__
+constexpr int kRounds = 5;
+#else
+constexpr int kRounds = 20;
+#endif
 
 // One caller with ids of its own, told apart in the server's log by its traceparent.
 struct Caller {
@@ -107,45 +114,65 @@ class DrainTest : public ::testing::Test {
     }
   }
 
+  // Three streams and two unary callers at work for `load`, then SIGTERM and `in_grace`; checks that exactly what was
+  // answered was run.
+  void StopUnderLoad(milliseconds load, const std::function<void()>& in_grace) {
+    callers_.clear();
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 5; ++i) {
+      Caller& caller = *callers_.emplace_back(std::make_unique<Caller>(i));
+      threads.emplace_back([this, &caller, i] { i < 3 ? Stream(caller) : Calls(caller); });
+    }
+    std::this_thread::sleep_for(load);
+    server_->process().Signal(SIGTERM);
+    in_grace();
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(server_->process().Wait(kPatience), 0) << server_->process().err().substr(0, 2000);
+    const auto ran = IdsThatRan(server_->process().err());
+    for (const auto& caller : callers_) {
+      SCOPED_TRACE(caller->trace);
+      EXPECT_EQ(caller->wrong, 0);
+      for (const auto& [id, status] : caller->refused)
+        EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << id << status;
+      const auto found = ran.find(caller->trace);
+      EXPECT_EQ(found == ran.end() ? std::set<std::uint64_t>() : found->second, caller->answered)
+          << "answered and run are not the same requests";
+    }
+  }
+
   const GoldenCase golden_{"olmoe"};
   std::unique_ptr<ServerProcess> server_;
   std::unique_ptr<Client> client_;
   Request request_;
   std::string expected_;
+  std::vector<std::unique_ptr<Caller>> callers_;
 };
 
 TEST_F(DrainTest, NothingAcceptedIsLostAndNothingUnansweredWasRun) {
   Start({"--drain-grace-ms", "400"});
-  std::vector<std::unique_ptr<Caller>> callers;
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 5; ++i) {
-    Caller& caller = *callers.emplace_back(std::make_unique<Caller>(i));
-    threads.emplace_back([this, &caller, i] { i < 3 ? Stream(caller) : Calls(caller); });
-  }
-  std::this_thread::sleep_for(milliseconds(300));
-  server_->process().Signal(SIGTERM);
-
-  // In the grace: balancers are told to turn away, callers are still served.
-  std::this_thread::sleep_for(milliseconds(100));
-  const auto serving = client_->IsServing("");
-  EXPECT_TRUE(serving.ok() && !*serving) << serving.status();
-  const auto live = client_->IsServing("live");
-  EXPECT_TRUE(live.ok() && *live) << live.status();
   std::vector<std::size_t> early;
-  for (const auto& caller : callers) early.push_back(caller->count());
+  StopUnderLoad(milliseconds(300), [&] {
+    // In the grace: balancers are told to turn away, callers are still served.
+    std::this_thread::sleep_for(milliseconds(100));
+    const auto serving = client_->IsServing("");
+    EXPECT_TRUE(serving.ok() && !*serving) << serving.status();
+    const auto live = client_->IsServing("live");
+    EXPECT_TRUE(live.ok() && *live) << live.status();
+    for (const auto& caller : callers_) early.push_back(caller->count());
+  });
+  for (std::size_t i = 0; i < callers_.size(); ++i) {
+    EXPECT_GT(callers_[i]->answered.size(), early[i]) << i << ": nothing was answered in the grace";
+  }
+}
 
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(server_->process().Wait(kPatience), 0) << server_->process().err().substr(0, 2000);
-  const auto ran = IdsThatRan(server_->process().err());
-  for (std::size_t i = 0; i < callers.size(); ++i) {
-    SCOPED_TRACE(i);
-    const Caller& caller = *callers[i];
-    EXPECT_EQ(caller.wrong, 0);
-    EXPECT_GT(caller.answered.size(), early[i]) << "nothing was answered in the grace";
-    for (const auto& [id, status] : caller.refused)
-      EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << id << status;
-    ASSERT_TRUE(ran.contains(caller.trace));
-    EXPECT_EQ(ran.at(caller.trace), caller.answered) << "answered and run are not the same requests";
+// A race that shows itself once in twenty stops is still a lost request; tests/long.sh asks for more.
+TEST_F(DrainTest, AgainAndAgain) {
+  const char* rounds = std::getenv("EXPERTD_DRAIN_ROUNDS");
+  for (int round = 0, last = rounds != nullptr ? std::atoi(rounds) : kRounds; round < last; ++round) {
+    SCOPED_TRACE(round);
+    Start({"--drain-grace-ms", "20"});
+    StopUnderLoad(milliseconds(60 + 7 * (round % 10)), [] {});
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
   }
 }
 
