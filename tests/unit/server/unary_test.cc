@@ -247,6 +247,31 @@ TEST_F(UnaryTest, CancelledCallsLeaveTheQueue) {
   EXPECT_TRUE(Eventually([&] { return Metric("expertd_rows_in_flight") == 0; }));
 }
 
+// The null engine gives the rows back, and rows whose largest code is e4m3's largest have the scale 1 again.
+TEST_F(UnaryTest, RowsAsE4m3BothWays) {
+  Start();
+  v1::ForwardRequest request = MakeRequest(1, 2);
+  std::string codes(2 * kHidden, '\0');
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<char>(i % kHidden == 7 ? 0x7e : i * 5 % 0x7e);
+  const float scales[2] = {1, 1};
+  request.set_dtype(v1::DTYPE_F8_E4M3);
+  request.set_hidden_states(codes);
+  request.set_scales(scales, sizeof(scales));
+  v1::ForwardResponse response;
+  grpc::Status status = Forward(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.result().dtype(), v1::DTYPE_F8_E4M3);
+  EXPECT_EQ(response.result().output(), codes);
+  EXPECT_EQ(response.result().scales(), request.scales());
+
+  request.set_output_dtype(v1::DTYPE_BF16);
+  status = Forward(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.result().output().size(), 2 * codes.size());
+  EXPECT_EQ(response.result().output().substr(14, 2), std::string("\xe0\x43"));  // 448 as bf16
+  EXPECT_TRUE(response.result().scales().empty());
+}
+
 TEST_F(UnaryTest, CompressedMessagesAreRefused) {
   Start();
   grpc::ClientContext context;
