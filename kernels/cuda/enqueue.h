@@ -3,6 +3,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/cuda/grouped_gemm.h"
+#include "kernels/cuda/hopper/fused_forward.h"
 #include "kernels/cuda/ops.h"
 
 namespace expertd::cuda {
@@ -10,5 +11,11 @@ namespace expertd::cuda {
 // Chooses kernel, tile and grid for the current device and enqueues; `launch` has everything else. InvalidArgument when
 // rows for the tensor cores are not 16-byte aligned.
 absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream);
+
+// Hopper's fused kernel; UsesFused() of the current device and the layer must hold. Chooses tile and grid and enqueues;
+// `launch` has everything else, and its counters are cleared by what was enqueued before.
+absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream);
+// Counters that suffice for whatever tile is chosen.
+std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts);
 
 }  // namespace expertd::cuda

@@ -152,6 +152,8 @@ __global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_cons
   const Shared shared(memory, launch);
   const int warp = threadIdx.x / 32;
   std::int32_t* const own = shared.counters + warp * launch.bins;
+  LaunchNext();
+  ClearForNext(launch);
   for (std::int64_t i = threadIdx.x; i < launch.config.warps * launch.bins; i += kSortThreads) shared.counters[i] = 0;
   __syncthreads();
   if (warp < launch.config.warps) {

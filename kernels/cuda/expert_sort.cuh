@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/expert_sort.h"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace expertd::cuda {
 
@@ -13,6 +14,13 @@ inline constexpr unsigned kAllSortLanes = 0xffffffffu;
 __device__ inline int BinOf(const ExpertSortLaunch& launch, std::int64_t slot, std::int64_t end) {
   const std::int32_t id = slot < end ? launch.ids[slot] : -1;
   return id < 0 ? -1 : launch.ids_per_bin == 1 ? id : id / static_cast<std::int32_t>(launch.ids_per_bin);
+}
+
+// By all threads of a kernel.
+__device__ inline void ClearForNext(const ExpertSortLaunch& launch) {
+  for (std::int64_t i = blockIdx.x * blockDim.x + threadIdx.x; i < launch.cleared_count; i += gridDim.x * blockDim.x) {
+    launch.cleared[i] = 0;
+  }
 }
 
 // The lanes whose bin is this lane's, by one vote for each bit: match_any takes longer the more bins differ. Five bits

@@ -29,6 +29,10 @@ struct ExpertSortLaunch {
   // Not negative: the batched layout. A slot's position is bin * capacity + rank, or -1 when rank >= capacity.
   std::int64_t capacity = -1;
   std::int32_t* overflow = nullptr;  // [1] slots over capacity; null in the sorted layout
+
+  // Set to zero on the way, for the kernel that follows.
+  std::int32_t* cleared = nullptr;  // [cleared_count]
+  std::int64_t cleared_count = 0;
 };
 
 // The sizes, the configuration and the scratch memory filled in; pointers are the caller's to set.

@@ -90,7 +90,9 @@ __global__ void __launch_bounds__(kSortThreads, 1) FewKernel(const __grid_consta
   const std::int64_t first = std::int64_t{blockIdx.x} * kRange, count = min(launch.padded - first, kFewRange);
   const std::int64_t expert_blocks = launch.block_experts == nullptr ? 0 : launch.padded / launch.block - first;
 
+  LaunchNext();
   const int bin = BinOf(launch, slot, launch.slots);
+  ClearForNext(launch);
   for (int i = threadIdx.x; i < kSortWarps * shared.words; i += kSortThreads) shared.warp[i] = 0;
   for (int i = threadIdx.x; i < kRange; i += kSortThreads) shared.placed[i] = shared.experts[i] = -1;
   __syncthreads();

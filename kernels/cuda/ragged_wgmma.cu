@@ -11,6 +11,7 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/ragged_wgmma.h"
 #include "kernels/cuda/ragged_wgmma_config.h"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tile_schedule.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -209,23 +210,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // A map of [planes, lines, width] bf16 elements, in boxes of 64 x 64. Answers a cudaError_t.
 int MakeMap(const void* data, std::int64_t width, std::int64_t lines, std::int64_t planes, CUtensorMap& map) {
-  static void* const encode = [] {  // by name, so that nothing links with the driver
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-    return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? entry : nullptr;
-  }();
-  if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(width), static_cast<cuuint64_t>(lines),
-                               static_cast<cuuint64_t>(planes)};
-  const cuuint64_t pitches[2] = {sizes[0] * 2, sizes[0] * sizes[1] * 2};
-  const cuuint32_t box[3] = {kRaggedBox, kRaggedStep, 1}, ones[3] = {1, 1, 1};
-  const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void*>(data), sizes, pitches, box, ones,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+  const auto w = static_cast<std::uint64_t>(width), l = static_cast<std::uint64_t>(lines);
+  return MakeTensorMap<3>(data, {w, l, static_cast<std::uint64_t>(planes)}, {w * 2, w * l * 2},
+                          {kRaggedBox, kRaggedStep, 1}, map);
 }
 
 template <SumOver kSum, typename Result>

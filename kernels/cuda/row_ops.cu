@@ -3,8 +3,10 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/launch_early.h"
 #include "kernels/cuda/row_ops.cuh"
 #include "kernels/cuda/row_ops_config.h"
+#include "kernels/cuda/wgmma.cuh"
 
 namespace expertd::cuda {
 namespace {
@@ -20,6 +22,7 @@ __global__ void __launch_bounds__(kThreads)
     GatherReduceKernel(std::int64_t vectors, std::int64_t d, int k, const T* __restrict__ expert_out,
                        const std::int32_t* __restrict__ slot_row, const float* __restrict__ weights,
                        Out* __restrict__ out) {
+  WaitForPrevious();
   const std::int64_t index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (index >= vectors) return;
   const Split at = Divide(index, d / N);
@@ -165,14 +168,22 @@ __global__ void __launch_bounds__(kMaxDotThreads)
 
 }  // namespace
 
-int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream) {
+int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream_handle) {
   return DispatchRows(launch.element, launch.vectorised, [&]<typename T, int N>() -> int {
     const auto run = [&]<typename Out>() -> int {
       const std::int64_t vectors = launch.n * (launch.d / N);
       const int threads = GatherThreads(vectors);
-      GatherReduceKernel<T, Out, N><<<RowBlocks(vectors, threads), threads, 0, static_cast<cudaStream_t>(stream)>>>(
-          vectors, launch.d, static_cast<int>(launch.k), static_cast<const T*>(launch.expert_out), launch.slot_row,
-          launch.weights, static_cast<Out*>(launch.out));
+      const auto kernel = GatherReduceKernel<T, Out, N>;
+      const unsigned blocks = RowBlocks(vectors, threads);
+      const auto stream = static_cast<cudaStream_t>(stream_handle);
+      const int k = static_cast<int>(launch.k);
+      const auto* const from = static_cast<const T*>(launch.expert_out);
+      auto* const to = static_cast<Out*>(launch.out);
+      if (launch.early) {
+        return LaunchEarly(kernel, blocks, threads, 0, stream, vectors, launch.d, k, from, launch.slot_row,
+                           launch.weights, to);
+      }
+      kernel<<<blocks, threads, 0, stream>>>(vectors, launch.d, k, from, launch.slot_row, launch.weights, to);
       return cudaGetLastError();
     };
     return launch.out_element == Element::kBF16 ? run.template operator()<bf16>() : run.template operator()<float>();

@@ -19,6 +19,7 @@ struct GatherReduceLaunch {
   const std::int32_t* slot_row = nullptr;
   const float* weights = nullptr;
   void* out = nullptr;
+  bool early = false;  // start while the stream's last kernel runs, and wait for it (Hopper and newer)
 };
 int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream);
 

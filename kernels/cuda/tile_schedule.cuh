@@ -32,7 +32,17 @@ class TileSchedule {
     __syncthreads();
   }
 
+  // The same token tiles, of weights that are divided otherwise.
+  __device__ TileSchedule With(int weight_tiles) const {
+    TileSchedule other = *this;
+    other.weight_tiles_ = weight_tiles;
+    return other;
+  }
+
   __device__ std::int64_t tiles() const { return std::int64_t{starts_[experts_]} * weight_tiles_; }
+  __device__ int weight_tiles() const { return weight_tiles_; }
+  // Token tiles of the experts before this one.
+  __device__ int first_token_tile(int expert) const { return starts_[expert]; }
 
   // `index` < tiles().
   __device__ GroupTile At(std::int64_t index) const {

@@ -61,6 +61,57 @@ __device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, 
       "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier.address())
       : "memory");
 }
+__device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, int y, int z, int u, int v,
+                               const Barrier& barrier) {
+  EXPERTD_SM90A(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], "
+      "[%7];" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v), "r"(barrier.address())
+      : "memory");
+}
+// Copies of 16 bytes by this thread; they count as one arrival at the barrier when all that came before are there.
+__device__ inline void CopyChunk(std::uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ inline void ArriveWhenCopied(const Barrier& barrier) {
+  EXPERTD_SM90A("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier.address()) : "memory");
+}
+
+__device__ inline uint4 LoadShared(std::uint32_t from) {
+  uint4 words;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+               : "r"(from)
+               : "memory");
+  return words;
+}
+
+// Orders ordinary accesses to global memory with copies, either way round.
+__device__ inline void FenceAsyncGlobal() { EXPERTD_SM90A("fence.proxy.async;" ::: "memory"); }
+
+// 8 x 8 blocks of bf16, transposed on their way to shared memory: a thread gives two neighbouring elements of row
+// lane / 4 of each block; lane i of each eight names where the block's column i % 8 goes, as 16 bytes.
+__device__ inline void StoreTransposed(std::uint32_t to, std::uint32_t block0, std::uint32_t block1) {
+  EXPERTD_SM90A("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(block0), "r"(block1)
+                : "memory");
+}
+__device__ inline void StoreTransposed(std::uint32_t to, std::uint32_t block0, std::uint32_t block1,
+                                       std::uint32_t block2, std::uint32_t block3) {
+  EXPERTD_SM90A("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(block0),
+                "r"(block1), "r"(block2), "r"(block3)
+                : "memory");
+}
+
+// Programmatic dependent launch. A kernel that was launched early waits for the one before it, and sees all it wrote.
+__device__ inline void WaitForPrevious() { EXPERTD_SM90A("griddepcontrol.wait;" ::: "memory"); }
+// Lets the next kernel be launched early: its blocks then wait for this kernel's end.
+__device__ inline void LaunchNext() { EXPERTD_SM90A("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+__device__ inline int LoadAcquire(const std::int32_t* from) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
 
 template <int kRegisters>
 __device__ inline void GrowRegisters() {

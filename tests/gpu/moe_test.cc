@@ -1,74 +1,12 @@
 // fused_moe_forward, what composes it, and what all ops have in common: independence of the batch, graphs.
 #include <algorithm>
 
-#include "kernels/reference/parallel.h"
-#include "tests/gpu/gpu_test.h"
+#include "tests/gpu/moe_layer.h"
 
 namespace expertd::testing {
 namespace {
 
 using MoeGpuTest = GpuTest;
-
-// A layer's rows and weights on host and device.
-struct Layer {
-  FusedMoeForwardArgs sizes;
-  HostArray rows, gate_up, down;
-  std::vector<std::int32_t> ids;
-  std::vector<float> weights;
-
-  explicit Layer(const FusedMoeForwardArgs& args, bool holes = false)
-      : sizes(args),
-        rows(HostArray::Normal(args.dtype, args.n * args.d, 51)),
-        gate_up(HostArray::Normal(args.dtype, args.e * 2 * args.f * args.d, 52, 0.2)),
-        down(HostArray::Normal(args.dtype, args.e * args.d * args.f, 53, 0.2)),
-        ids(TestIds(args.n, args.e, args.k, holes)),
-        weights(static_cast<std::size_t>(args.n * args.k)) {
-    Random random(54);
-    for (float& weight : weights) weight = static_cast<float>(random.Uniform());
-  }
-
-  // Row by row on every core.
-  HostArray Reference() const {
-    HostArray want(sizes.out_dtype, sizes.n * sizes.d);
-    reference::ParallelFor(sizes.n, [&](std::int64_t n) {
-      FusedMoeForwardArgs one = sizes;
-      one.n = 1;
-      one.rows = rows.bytes.data() + BytesOf(sizes.dtype, n * sizes.d);
-      one.ids = ids.data() + n * sizes.k, one.weights = weights.data() + n * sizes.k;
-      one.gate_up = gate_up.bytes.data(), one.down = down.bytes.data();
-      one.out = want.bytes.data() + BytesOf(sizes.out_dtype, n * sizes.d);
-      const absl::Status status = reference::FusedMoeForward(one);
-      EXPECT_TRUE(status.ok()) << status;
-    });
-    return want;
-  }
-};
-
-struct DeviceLayer {
-  FusedMoeForwardArgs args;
-  DeviceArray<std::byte> rows, gate_up, down, out;
-  DeviceArray<std::int32_t> ids;
-  DeviceArray<float> weights;
-  DeviceWorkspace workspace;
-
-  explicit DeviceLayer(const Layer& layer)
-      : args(layer.sizes),
-        rows(layer.rows.bytes),
-        gate_up(layer.gate_up.bytes),
-        down(layer.down.bytes),
-        out(BytesOf(args.out_dtype, args.n * args.d)),
-        ids(layer.ids),
-        weights(layer.weights),
-        workspace(DeviceWorkspace::For(args)) {
-    args.rows = rows.data(), args.gate_up = gate_up.data(), args.down = down.data(), args.out = out.data();
-    args.ids = ids.data(), args.weights = weights.data();
-  }
-  std::vector<std::byte> Run() {
-    const absl::Status status = cuda::FusedMoeForward(args, workspace, {});
-    EXPECT_TRUE(status.ok()) << status;
-    return out.Host();
-  }
-};
 
 TEST_F(MoeGpuTest, ForwardIsTheReference) {
   struct Case {
@@ -80,17 +18,17 @@ TEST_F(MoeGpuTest, ForwardIsTheReference) {
         for (const bool on_input : {false, true}) {
           SCOPED_TRACE(std::string(DTypeName(dtype)) + " N " + std::to_string(n) + " E " + std::to_string(c.e) + " D " +
                        std::to_string(c.d) + (on_input ? " weight on input" : ""));
-          const Layer layer({.n = n,
-                             .d = c.d,
-                             .e = c.e,
-                             .k = c.k,
-                             .f = c.f,
-                             .activation = n % 2 == 0 ? Activation::kSilu : Activation::kGelu,
-                             .weight_on_input = on_input,
-                             .dtype = dtype,
-                             .out_dtype = n == 33 ? DType::kF32 : dtype},
-                            n == 129);
-          const HostArray got(layer.sizes.out_dtype, DeviceLayer(layer).Run());
+          const MoeLayer layer({.n = n,
+                                .d = c.d,
+                                .e = c.e,
+                                .k = c.k,
+                                .f = c.f,
+                                .activation = n % 2 == 0 ? Activation::kSilu : Activation::kGelu,
+                                .weight_on_input = on_input,
+                                .dtype = dtype,
+                                .out_dtype = n == 33 ? DType::kF32 : dtype},
+                               n == 129);
+          const HostArray got(layer.sizes.out_dtype, DeviceMoeLayer(layer).Run());
           // A few rows are too few numbers for the roundings to average out.
           const double bf16_tolerance = n < 33 ? 1e-2 : 5e-3;
           EXPECT_CLOSE(got, layer.Reference(), dtype == DType::kBF16 ? bf16_tolerance : 5e-6);
@@ -111,8 +49,8 @@ TEST_F(MoeGpuTest, ForwardIsTheReferenceAtEverySize) {
                      std::to_string(k));
         const FusedMoeForwardArgs sizes = {
             .n = n, .d = 40, .e = e, .k = k, .f = 24, .dtype = dtype, .out_dtype = DType::kF32};
-        const Layer layer(sizes, n % 2 == 1);
-        const HostArray got(DType::kF32, DeviceLayer(layer).Run());
+        const MoeLayer layer(sizes, n % 2 == 1);
+        const HostArray got(DType::kF32, DeviceMoeLayer(layer).Run());
         EXPECT_CLOSE(got, layer.Reference(), dtype == DType::kBF16 ? 1e-2 : 5e-6);
       }
     }
@@ -122,38 +60,33 @@ TEST_F(MoeGpuTest, ForwardIsTheReferenceAtEverySize) {
 TEST_F(MoeGpuTest, ForwardOfOneExpertForAllAndOfNone) {
   for (const std::int32_t expert : {0, 59, -1}) {
     SCOPED_TRACE(expert);
-    Layer layer({.n = SmallTests() ? 65 : 1000, .d = 72, .e = 60, .k = 1, .f = 40});
+    MoeLayer layer({.n = SmallTests() ? 65 : 1000, .d = 72, .e = 60, .k = 1, .f = 40});
     std::fill(layer.ids.begin(), layer.ids.end(), expert);
-    const HostArray got(DType::kBF16, DeviceLayer(layer).Run());
+    const HostArray got(DType::kBF16, DeviceMoeLayer(layer).Run());
     EXPECT_CLOSE(got, layer.Reference(), 5e-3);
   }
 }
 
 TEST_F(MoeGpuTest, ARowHasTheSameBitsInEveryBatch) {
   const std::int64_t rows = SmallTests() ? 129 : 4097;
-  const Layer all({.n = rows, .d = 256, .e = 16, .k = 4, .f = 128});
-  const std::vector<std::byte> want = DeviceLayer(all).Run();
+  const MoeLayer all({.n = rows, .d = 256, .e = 16, .k = 4, .f = 128});
+  DeviceMoeLayer device(all);
+  const std::vector<std::byte> want = device.Run();
   const std::int64_t row_bytes = all.sizes.d * 2;
   for (const std::int64_t n : Cases<std::int64_t>({1, 2, 8, 31, 32, 33, 127, 128, 129, 1000}, {1, 33})) {
     for (const std::int64_t first : {std::int64_t{0}, std::int64_t{17}, rows - n}) {
-      Layer part = all;
-      part.sizes.n = n;
-      part.rows.bytes.assign(all.rows.bytes.begin() + first * row_bytes,
-                             all.rows.bytes.begin() + (first + n) * row_bytes);
-      part.ids.assign(all.ids.begin() + first * 4, all.ids.begin() + (first + n) * 4);
-      part.weights.assign(all.weights.begin() + first * 4, all.weights.begin() + (first + n) * 4);
       EXPECT_TRUE(std::equal(want.begin() + first * row_bytes, want.begin() + (first + n) * row_bytes,
-                             DeviceLayer(part).Run().begin()))
+                             device.Run(first, n).begin()))
           << "rows " << first << ".." << first + n;
     }
   }
 }
 
 TEST_F(MoeGpuTest, APoisonedRowHarmsNoOther) {
-  Layer layer({.n = 40, .d = 64, .e = 4, .k = 2, .f = 64});
-  const std::vector<std::byte> clean = DeviceLayer(layer).Run();
+  MoeLayer layer({.n = 40, .d = 64, .e = 4, .k = 2, .f = 64});
+  const std::vector<std::byte> clean = DeviceMoeLayer(layer).Run();
   for (std::int64_t i = 0; i < 64; ++i) layer.rows.out().Set(7 * 64 + i, std::nan(""));
-  const std::vector<std::byte> got = DeviceLayer(layer).Run();
+  const std::vector<std::byte> got = DeviceMoeLayer(layer).Run();
   EXPECT_TRUE(std::equal(got.begin(), got.begin() + 7 * 128, clean.begin()));
   EXPECT_TRUE(std::equal(got.begin() + 8 * 128, got.end(), clean.begin() + 8 * 128));
   EXPECT_TRUE(std::isnan(HostArray(DType::kBF16, got).in()[7 * 64]));
@@ -161,7 +94,7 @@ TEST_F(MoeGpuTest, APoisonedRowHarmsNoOther) {
 
 TEST_F(MoeGpuTest, ALayerReplaysAsAGraph) {
   for (const std::int64_t n : Cases<std::int64_t>({1, 33, 1000}, {33})) {
-    DeviceLayer layer(Layer({.n = n, .d = 64, .e = 8, .k = 2, .f = 96}));
+    DeviceMoeLayer layer(MoeLayer({.n = n, .d = 64, .e = 8, .k = 2, .f = 96}));
     const std::vector<std::byte> want = layer.Run();
     const DeviceStream stream;
     const DeviceGraph graph(stream, [&] {

@@ -1,6 +1,9 @@
 // The cells of the table: small ops, and the products of whole layers.
 #pragma once
 
+#include <vector>
+
+#include "tests/bench/cuda/layers.h"
 #include "tests/bench/cuda/timer.h"
 
 namespace expertd::bench {
@@ -8,10 +11,12 @@ namespace expertd::bench {
 void RunRoutingCells(Timer& timer);
 void RunRowCells(Timer& timer);
 // grouped GEMM with each large tile, the sorted forward at every N; five published layers.
-void RunGemmCells(Timer& timer);
+void RunGemmCells(Timer& timer, const std::vector<Layer>& layers);
+// The fused kernel of Hopper with each tile: what ChooseFusedTile is made from.
+void RunFusedTileCells(Timer& timer, const std::vector<Layer>& layers);
 // The weight gradient, and all gradients, of the same layers.
-void RunBackwardCells(Timer& timer);
+void RunBackwardCells(Timer& timer, const std::vector<Layer>& layers);
 // The batched path beside the cuBLAS products in it, where cuBLAS is installed.
-void RunBatchedCells(Timer& timer);
+void RunBatchedCells(Timer& timer, const std::vector<Layer>& layers);
 
 }  // namespace expertd::bench

@@ -8,6 +8,7 @@
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/moe_backward.h"
 #include "tests/bench/cuda/cells.h"
+#include "tests/bench/cuda/layers.h"
 #include "tests/gpu/routed_ids.h"
 #include "tests/support/random.h"
 
@@ -17,23 +18,7 @@ namespace {
 using testing::DeviceArray;
 using testing::DeviceWorkspace;
 
-struct Layer {
-  const char* name;
-  std::int64_t e, k, d, f;
-};
-constexpr Layer kLayers[] = {{"mixtral", 8, 2, 4096, 14336},
-                             {"qwen3-30b", 128, 8, 2048, 768},
-                             {"qwen3-235b", 128, 8, 4096, 1536},
-                             {"olmoe", 64, 8, 2048, 1024},
-                             {"deepseek-v3", 256, 8, 7168, 2048}};
-constexpr std::int64_t kRows[] = {1, 8, 32, 128, 512, 2048, 8192};
 constexpr std::int64_t kMany = 8192;
-
-struct Weights {
-  DeviceArray<std::byte> gate_up, down;
-  explicit Weights(const Layer& l)
-      : gate_up(RandomBf16(l.e * 2 * l.f * l.d * 2, 0.02f)), down(RandomBf16(l.e * l.d * l.f * 2, 0.02f)) {}
-};
 
 void Forward(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n) {
   const std::vector<std::int32_t> host_ids = testing::RoutedIds(n, l.e, l.k);
@@ -214,8 +199,8 @@ void Backward(Timer& timer, const Layer& l, cuda::Recompute recompute) {
 
 }  // namespace
 
-void RunGemmCells(Timer& timer) {
-  for (const Layer& layer : kLayers) {
+void RunGemmCells(Timer& timer, const std::vector<Layer>& layers) {
+  for (const Layer& layer : layers) {
     {
       const Weights weights(layer);
       for (const std::int64_t n : {std::int64_t{512}, std::int64_t{2048}, kMany}) {
@@ -229,21 +214,21 @@ void RunGemmCells(Timer& timer) {
   }
 }
 
-void RunBackwardCells(Timer& timer) {
-  for (const Layer& layer : kLayers) {
+void RunBackwardCells(Timer& timer, const std::vector<Layer>& layers) {
+  for (const Layer& layer : layers) {
     WeightGrad(timer, layer);
     Backward(timer, layer, cuda::Recompute::kNothing);
     Backward(timer, layer, cuda::Recompute::kActivations);
   }
 }
 
-void RunBatchedCells(Timer& timer) {
+void RunBatchedCells(Timer& timer, const std::vector<Layer>& layers) {
   const absl::StatusOr<std::unique_ptr<cuda::Cublas>> cublas = cuda::Cublas::Create();
   if (!cublas.ok()) {
     std::printf("not measured: %s\n", std::string(cublas.status().message()).c_str());
     return;
   }
-  for (const Layer& layer : kLayers) {
+  for (const Layer& layer : layers) {
     const Weights weights(layer);
     for (const std::int64_t n : {std::int64_t{512}, kMany}) Batched(timer, layer, weights, n, **cublas);
   }

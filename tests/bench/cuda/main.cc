@@ -1,5 +1,7 @@
 // Speed of the CUDA operations on the current device: one line a cell, and JSON with --json FILE.
-// usage: cuda_ops_bench [routing] [rows] [gemm] [backward] [batched] [--json FILE]      (no name: all)
+// usage: cuda_ops_bench [routing] [rows] [gemm] [tiles] [backward] [batched] [LAYER...] [--json FILE]      (no name:
+// all)
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -24,6 +26,11 @@ void RunCeilings(Timer& timer) {
                });
 }
 
+bool IsLayer(const char* name) {
+  return std::any_of(std::begin(kLayers), std::end(kLayers),
+                     [&](const Layer& l) { return std::strcmp(l.name, name) == 0; });
+}
+
 int Main(int argc, char** argv) {
   if (!testing::HasDevice()) {
     std::printf("cuda_ops_bench: no CUDA device, nothing measured\n");
@@ -41,16 +48,18 @@ int Main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--json") == 0 && i + 1 < argc) {
       json = argv[++i];
     } else {
-      named = true;
+      named = named || !IsLayer(argv[i]);
     }
   }
+  const std::vector<Layer> layers = ChosenLayers(argc, argv);
   Timer timer;
   RunCeilings(timer);
   if (wants("routing")) RunRoutingCells(timer);
   if (wants("rows")) RunRowCells(timer);
-  if (wants("gemm")) RunGemmCells(timer);
-  if (wants("backward")) RunBackwardCells(timer);
-  if (wants("batched")) RunBatchedCells(timer);
+  if (wants("gemm")) RunGemmCells(timer, layers);
+  if (wants("tiles")) RunFusedTileCells(timer, layers);
+  if (wants("backward")) RunBackwardCells(timer, layers);
+  if (wants("batched")) RunBatchedCells(timer, layers);
   if (json != nullptr && !timer.WriteJson(json)) {
     std::fprintf(stderr, "cuda_ops_bench: cannot write %s\n", json);
     return 1;
@@ -59,6 +68,17 @@ int Main(int argc, char** argv) {
 }
 
 }  // namespace
+
+std::vector<Layer> ChosenLayers(int argc, char** argv) {
+  std::vector<Layer> chosen;
+  for (const Layer& layer : kLayers) {
+    if (std::any_of(argv, argv + argc, [&](const char* name) { return std::strcmp(layer.name, name) == 0; })) {
+      chosen.push_back(layer);
+    }
+  }
+  return chosen.empty() ? std::vector<Layer>(std::begin(kLayers), std::end(kLayers)) : chosen;
+}
+
 }  // namespace expertd::bench
 
 int main(int argc, char** argv) { return expertd::bench::Main(argc, argv); }

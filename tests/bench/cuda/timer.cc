@@ -23,7 +23,8 @@ double Timer::Microseconds(const Enqueue& enqueue) {
       std::abort();
     }
   };
-  checked();  // loads the kernels
+  EXPERTD_CHECK_CUDA(cudaDeviceSynchronize());  // arrays are filled on another stream
+  checked();                                    // loads the kernels
   const testing::DeviceGraph graph(stream_, checked);
   cudaEvent_t start, stop;
   EXPERTD_CHECK_CUDA(cudaEventCreate(&start));

@@ -1,0 +1,76 @@
+// Hopper's fused kernel: every tile and every width against the double reference, and bit for bit against each other.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/hopper/fused_config.h"
+#include "kernels/cuda/host.h"
+#include "tests/gpu/moe_layer.h"
+
+namespace expertd::testing {
+namespace {
+
+class HopperTest : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
+    if (cuda::CurrentDevice()->compute_capability != 90) GTEST_SKIP() << "not a Hopper device";
+  }
+};
+
+TEST_F(HopperTest, ForwardIsTheReference) {
+  struct Case {
+    std::int64_t d, e, k, f;
+  };
+  for (const Case c : {Case{512, 8, 2, 576}, Case{576, 60, 4, 512}, Case{1024, 5, 1, 704}}) {
+    for (const std::int64_t n : Cases<std::int64_t>({1, 2, 33, 129, 600}, {33})) {
+      for (const bool on_input : {false, true}) {
+        SCOPED_TRACE("N " + std::to_string(n) + " E " + std::to_string(c.e) + " D " + std::to_string(c.d) +
+                     (on_input ? " weight on input" : ""));
+        const MoeLayer layer({.n = n,
+                              .d = c.d,
+                              .e = c.e,
+                              .k = c.k,
+                              .f = c.f,
+                              .weight_on_input = on_input,
+                              .out_dtype = n == 33 ? DType::kF32 : DType::kBF16},
+                             n == 129);
+        const HostArray got(layer.sizes.out_dtype, DeviceMoeLayer(layer).Run());
+        EXPECT_CLOSE(got, layer.Reference(), 5e-3);
+      }
+    }
+  }
+}
+
+TEST_F(HopperTest, ManyRowsAreTheReference) {
+  const std::int64_t rows = SmallTests() ? 300 : 8192;
+  const MoeLayer layer({.n = rows, .d = 512, .e = 128, .k = 8, .f = 512});
+  const std::vector<std::byte> got = DeviceMoeLayer(layer).Run();
+  for (const std::int64_t first : {std::int64_t{0}, rows / 2, rows - 32}) {
+    const std::int64_t row_bytes = layer.sizes.d * 2;
+    const HostArray part(
+        DType::kBF16, std::vector<std::byte>(got.begin() + first * row_bytes, got.begin() + (first + 32) * row_bytes));
+    EXPECT_CLOSE(part, layer.Part(first, 32).Reference(), 5e-3);
+  }
+}
+
+// One expert for all rows: its rows take every width of every tile, whole and in parts.
+TEST_F(HopperTest, ARowHasTheSameBitsInEveryTile) {
+  const std::int64_t rows = SmallTests() ? 40 : 1025;
+  const MoeLayer all({.n = rows, .d = 512, .e = 2, .k = 1, .f = 512});
+  DeviceMoeLayer device(all);
+  const std::vector<std::byte> want = device.Run();
+  const std::int64_t row_bytes = all.sizes.d * 2;
+  std::vector<std::int64_t> counts;
+  for (std::int64_t n = 1; n <= (SmallTests() ? 20 : 300); ++n) counts.push_back(n);
+  for (const std::int64_t n : {511, 512, 513, 1024}) {
+    if (n < rows) counts.push_back(n);
+  }
+  for (const std::int64_t n : counts) {
+    const std::vector<std::byte> got = device.Run(rows - n, n);
+    ASSERT_TRUE(std::equal(got.begin(), got.end(), want.end() - n * row_bytes)) << n << " rows";
+  }
+}
+
+}  // namespace
+}  // namespace expertd::testing
