@@ -109,15 +109,6 @@ class Chunker {
   Chunk chunk_;
 };
 
-ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, std::int64_t size, Scratch& scratch) {
-  if (experts.count == 0) return {};
-  ExpertChain chain;
-  chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
-  chain.hidden = scratch.Take<std::byte>(positions * experts.f * size);
-  chain.out = scratch.Take<std::byte>(positions * experts.d * size);
-  return chain;
-}
-
 }  // namespace
 
 ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch) {
@@ -160,9 +151,15 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
   memory.sort.offsets = scratch.Take<std::int32_t>(spec.held_experts + 1);
   memory.sort.sorted_slots = scratch.Take<std::int32_t>(slots);
   memory.sort.positions = scratch.Take<std::int32_t>(slots);
-  if (spec.routing.weight_on_input) memory.scaled = scratch.Take<std::byte>(slots * d * size);
-  memory.experts = PlaceChain(slots, layer.experts(), size, scratch);
-  memory.shared = PlaceChain(chunk.shared_rows, layer.shared(), size, scratch);
+  // Side by side, for the sort to clear.
+  const std::int64_t before = scratch.used();
+  auto* const counters = scratch.Take<std::int32_t>(ChainCounters(slots, layer.experts(), chunk.dtype));
+  auto* const shared_counters =
+      scratch.Take<std::int32_t>(ChainCounters(chunk.shared_rows, layer.shared(), chunk.dtype));
+  memory.sort.cleared = counters;
+  memory.sort.cleared_count = (scratch.used() - before) / 4;
+  memory.experts = PlaceChain(slots, layer.experts(), chunk.dtype, spec.routing.weight_on_input, counters, scratch);
+  memory.shared = PlaceChain(chunk.shared_rows, layer.shared(), chunk.dtype, false, shared_counters, scratch);
   memory.out = scratch.Take<std::byte>(chunk.out_bytes);
   return memory;
 }

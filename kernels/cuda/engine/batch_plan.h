@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/cuda/engine/cuda_layer.h"
+#include "kernels/cuda/engine/expert_chain.h"
 #include "kernels/cuda/expert_sort.h"
 #include "kernels/cuda/host.h"
 #include "kernels/engine.h"
@@ -55,13 +56,6 @@ struct ChunkRouting {
 };
 ChunkRouting PlaceRouting(const Chunk& chunk, std::int64_t k, Scratch& scratch);
 
-// Buffers of the GEMM chain of some experts.
-struct ExpertChain {
-  float* gate_up = nullptr;     // [positions, 2F]: rounding starts after the activation
-  std::byte* hidden = nullptr;  // [positions, F]
-  std::byte* out = nullptr;     // [positions, D]
-};
-
 // Everything of a chunk in device memory.
 struct ChunkMemory {
   ChunkControl control;
@@ -75,7 +69,6 @@ struct ChunkMemory {
   std::int32_t* ids = nullptr;     // [n, kc]
   float* weights = nullptr;        // [n, kc]
   ExpertSortLaunch sort;
-  std::byte* scaled = nullptr;  // [slots, D]: weight on input
   ExpertChain experts, shared;
   std::byte* out = nullptr;
 };

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/engine/expert_chain.h"
 #include "kernels/cuda/engine/expert_rows.h"
 #include "kernels/cuda/engine/router_gemm.h"
 #include "kernels/cuda/enqueue.h"
@@ -16,51 +17,6 @@ namespace expertd::cuda {
 namespace {
 
 constexpr std::int64_t kStagingBytes = 16LL << 20;
-
-// One GEMM of some experts over sorted positions.
-struct Product {
-  const DeviceMatrix& matrix;
-  std::int64_t positions = 0, experts = 0;
-  const void* x = nullptr;
-  const std::int32_t* gather = nullptr;
-  std::int64_t rows_divisor = 1;
-  const std::int32_t* offsets = nullptr;
-  void* out = nullptr;
-  bool wide_out = false;  // f32
-};
-absl::Status Multiply(const Product& product, DType dtype, Stream stream) {
-  return EnqueueGroupedGemm({.positions = product.positions,
-                             .experts = product.experts,
-                             .in = product.matrix.in,
-                             .out_features = product.matrix.out,
-                             .element = ElementOf(dtype),
-                             .wide_out = product.wide_out,
-                             .weights = product.matrix.code,
-                             .x = product.x,
-                             .gather = product.gather,
-                             .rows_divisor = static_cast<int>(product.rows_divisor),
-                             .offsets = product.offsets,
-                             .w = product.matrix.codes,
-                             .scales = product.matrix.scales,
-                             .out = product.out},
-                            stream);
-}
-
-absl::Status ActivateChain(const LayerSpec& spec, const DeviceExperts& experts, std::int64_t positions,
-                           const std::int32_t* offsets, const ExpertChain& chain, DType dtype, Stream stream) {
-  const ExpertActivationLaunch launch = {.positions = positions,
-                                         .experts = experts.count,
-                                         .f = experts.f,
-                                         .gate = GateOf(spec.activation),
-                                         .limit = spec.swiglu_limit,
-                                         .alpha = spec.swiglu_alpha,
-                                         .element = ElementOf(dtype),
-                                         .offsets = offsets,
-                                         .in = chain.gate_up,
-                                         .bias = reinterpret_cast<const float*>(experts.gate_up.bias),
-                                         .out = chain.hidden};
-  return FromCuda(LaunchExpertActivation(launch, stream.handle), "activation");
-}
 
 bool WantsRouting(const Piece& piece) {
   return piece.segment->k == 0 && (piece.segment->routed_ids != nullptr || piece.segment->routed_weights != nullptr);
@@ -260,6 +216,10 @@ absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const
   absl::Status status = FromCuda(LaunchFillSlots(fill, stream_.get()), "slots");
   if (!status.ok()) return status;
   if (spec.held_experts > 0) return FromCuda(LaunchExpertSort(memory.sort, stream_.get()), "sort");
+  status = FromCuda(cudaMemsetAsync(memory.sort.cleared, 0, static_cast<std::size_t>(memory.sort.cleared_count) * 4,
+                                    static_cast<cudaStream_t>(stream_.get())),
+                    "sort");
+  if (!status.ok()) return status;
   return FromCuda(cudaMemsetAsync(memory.sort.positions, 0xff, static_cast<std::size_t>(chunk.slots()) * 4,
                                   static_cast<cudaStream_t>(stream_.get())),
                   "sort");
@@ -267,51 +227,23 @@ absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const
 
 absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const DeviceExperts& experts = layer.experts();
-  const std::int64_t slots = chunk.slots();
   absl::Status status = RunShared(layer, chunk, memory);
   if (!status.ok() || experts.count == 0) return status;
-  const bool on_input = layer.spec().routing.weight_on_input;
-  if (on_input) {
-    const Element element = ElementOf(chunk.dtype);
-    const SpreadRowsLaunch spread = {.n = chunk.n,
-                                     .d = experts.d,
-                                     .k = chunk.kc,
-                                     .element = element,
-                                     .vectorised = experts.d % VectorElements(element) == 0,
-                                     .from = memory.x,
-                                     .weights = memory.weights,
-                                     .to = memory.scaled};
-    status = FromCuda(LaunchSpreadRows(spread, stream_.get()), "weight on input");
-  }
-  if (status.ok() && layer.batched() && BatchedExperts::Multiplies(experts, chunk.dtype)) {
-    return RunBatched(layer, chunk, memory);
-  }
-  const std::int32_t* const offsets = memory.sort.offsets;
-  if (status.ok()) {
-    status = Multiply({.matrix = experts.gate_up,
-                       .positions = slots,
-                       .experts = experts.count,
-                       .x = on_input ? memory.scaled : memory.x,
-                       .gather = memory.sort.sorted_slots,
-                       .rows_divisor = on_input ? 1 : chunk.kc,
-                       .offsets = offsets,
-                       .out = memory.experts.gate_up,
-                       .wide_out = true},
-                      chunk.dtype, stream());
-  }
-  if (status.ok()) {
-    status = ActivateChain(layer.spec(), experts, slots, offsets, memory.experts, chunk.dtype, stream());
-  }
-  if (status.ok()) {
-    status = Multiply({.matrix = experts.down,
-                       .positions = slots,
-                       .experts = experts.count,
-                       .x = memory.experts.hidden,
-                       .offsets = offsets,
-                       .out = memory.experts.out},
-                      chunk.dtype, stream());
-  }
-  return status;
+  const ExpertWork work = {.spec = layer.spec(),
+                           .experts = experts,
+                           .chain = memory.experts,
+                           .dtype = chunk.dtype,
+                           .n = chunk.n,
+                           .k = chunk.kc,
+                           .positions = chunk.slots(),
+                           .x = memory.x,
+                           .on_input = layer.spec().routing.weight_on_input ? memory.weights : nullptr,
+                           .sorted_slots = memory.sort.sorted_slots,
+                           .slot_position = memory.sort.positions,
+                           .offsets = memory.sort.offsets};
+  if (!layer.batched() || !BatchedExperts::Multiplies(experts, chunk.dtype)) return RunChain(work, stream());
+  status = SpreadChainRows(work, stream());
+  return status.ok() ? RunBatched(layer, chunk, memory) : status;
 }
 
 absl::Status BatchRunner::RunBatched(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
@@ -319,7 +251,7 @@ absl::Status BatchRunner::RunBatched(const CudaLayer& layer, const Chunk& chunk,
   return batched_->Run({.spec = layer.spec(),
                         .experts = layer.experts(),
                         .dtype = chunk.dtype,
-                        .x = on_input ? memory.scaled : memory.x,
+                        .x = on_input ? memory.experts.spread : memory.x,
                         .rows_divisor = on_input ? 1 : chunk.kc,
                         .sorted_slots = memory.sort.sorted_slots,
                         .offsets = memory.sort.offsets,
@@ -330,28 +262,17 @@ absl::Status BatchRunner::RunBatched(const CudaLayer& layer, const Chunk& chunk,
 // The shared expert is one more expert, whose positions are the rows that want it.
 absl::Status BatchRunner::RunShared(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   if (chunk.shared_rows == 0) return absl::OkStatus();
-  const DeviceExperts& shared = layer.shared();
-  const std::int32_t* const offsets = memory.control.shared_offsets;
-  absl::Status status = Multiply({.matrix = shared.gate_up,
-                                  .positions = chunk.shared_rows,
-                                  .experts = 1,
-                                  .x = memory.x,
-                                  .gather = memory.control.shared_list,
-                                  .offsets = offsets,
-                                  .out = memory.shared.gate_up,
-                                  .wide_out = true},
-                                 chunk.dtype, stream());
-  if (status.ok()) {
-    status = ActivateChain(layer.spec(), shared, chunk.shared_rows, offsets, memory.shared, chunk.dtype, stream());
-  }
-  if (!status.ok()) return status;
-  return Multiply({.matrix = shared.down,
+  return RunChain({.spec = layer.spec(),
+                   .experts = layer.shared(),
+                   .chain = memory.shared,
+                   .dtype = chunk.dtype,
+                   .n = chunk.n,
                    .positions = chunk.shared_rows,
-                   .experts = 1,
-                   .x = memory.shared.hidden,
-                   .offsets = offsets,
-                   .out = memory.shared.out},
-                  chunk.dtype, stream());
+                   .x = memory.x,
+                   .sorted_slots = memory.control.shared_list,
+                   .slot_position = memory.control.shared_row,
+                   .offsets = memory.control.shared_offsets},
+                  stream());
 }
 
 absl::Status BatchRunner::Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/cuda/hopper/fused_config.h"
 #include "kernels/cuda/host.h"
 
 namespace expertd::cuda {
@@ -95,6 +96,10 @@ class CudaLayerLoader {
                .f = f,
                .gate_up = {.code = *gate, .out = 2 * f, .in = d},
                .down = {.code = *down, .out = d, .in = f}};
+    const absl::StatusOr<DeviceLimits> device = CurrentDevice();
+    if (!device.ok()) return device.status();
+    experts.fused = layer_.path_ == ExpertPath::kAuto && *gate == WeightCode::kBF16 && *down == WeightCode::kBF16 &&
+                    UsesFused(*device, Element::kBF16, d, f, count);
     return absl::OkStatus();
   }
 

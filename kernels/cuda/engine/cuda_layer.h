@@ -28,6 +28,7 @@ struct DeviceExperts {
   std::int64_t count = 0, d = 0, f = 0;
   DeviceMatrix gate_up;  // gate's rows, then up's
   DeviceMatrix down;
+  bool fused = false;  // bf16 rows take Hopper's fused kernel
 };
 
 class CudaLayer final : public Layer {
@@ -40,7 +41,9 @@ class CudaLayer final : public Layer {
   const LayerSpec& spec() const override { return spec_; }
   const std::string& fingerprint() const override { return fingerprint_; }
   std::int64_t weight_bytes() const override { return memory_.bytes(); }
-  absl::string_view path() const override { return batched() ? "batched" : "sorted"; }
+  absl::string_view path() const override {
+    return batched() ? "batched" : experts_.fused || (experts_.count == 0 && shared_.fused) ? "fused" : "sorted";
+  }
 
   const void* owner() const { return owner_; }
   bool batched() const { return path_ == ExpertPath::kBatched; }

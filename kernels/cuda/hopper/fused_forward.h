@@ -42,5 +42,8 @@ constexpr std::int64_t FusedCounters(FusedTileId tile, std::int64_t positions, s
 // Enqueues one kernel on `stream` (a cudaStream_t) that starts while the stream's last kernel still runs, and waits for
 // it; so may the next one start, if it waits likewise. The answer is a cudaError_t.
 int LaunchFusedForward(const FusedForwardLaunch& launch, void* stream);
+// The part of it for one activation, each in a file of its own.
+template <Gate kGate>
+int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream);
 
 }  // namespace expertd::cuda

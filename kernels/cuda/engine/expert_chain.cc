@@ -1,0 +1,143 @@
+#include "kernels/cuda/engine/expert_chain.h"
+
+#include "kernels/cuda/engine/expert_rows.h"
+#include "kernels/cuda/enqueue.h"
+#include "kernels/cuda/row_ops.h"
+
+namespace expertd::cuda {
+namespace {
+
+// One GEMM of some experts over sorted positions.
+struct Product {
+  const DeviceMatrix& matrix;
+  std::int64_t positions = 0, experts = 0;
+  const void* x = nullptr;
+  const std::int32_t* gather = nullptr;
+  std::int64_t rows_divisor = 1;
+  const std::int32_t* offsets = nullptr;
+  void* out = nullptr;
+  bool wide_out = false;  // f32
+};
+absl::Status Multiply(const Product& product, DType dtype, Stream stream) {
+  return EnqueueGroupedGemm({.positions = product.positions,
+                             .experts = product.experts,
+                             .in = product.matrix.in,
+                             .out_features = product.matrix.out,
+                             .element = ElementOf(dtype),
+                             .wide_out = product.wide_out,
+                             .weights = product.matrix.code,
+                             .x = product.x,
+                             .gather = product.gather,
+                             .rows_divisor = static_cast<int>(product.rows_divisor),
+                             .offsets = product.offsets,
+                             .w = product.matrix.codes,
+                             .scales = product.matrix.scales,
+                             .out = product.out},
+                            stream);
+}
+
+absl::Status Activate(const ExpertWork& work, Stream stream) {
+  const ExpertActivationLaunch launch = {.positions = work.positions,
+                                         .experts = work.experts.count,
+                                         .f = work.experts.f,
+                                         .gate = GateOf(work.spec.activation),
+                                         .limit = work.spec.swiglu_limit,
+                                         .alpha = work.spec.swiglu_alpha,
+                                         .element = ElementOf(work.dtype),
+                                         .offsets = work.offsets,
+                                         .in = work.chain.gate_up,
+                                         .bias = reinterpret_cast<const float*>(work.experts.gate_up.bias),
+                                         .out = work.chain.hidden};
+  return FromCuda(LaunchExpertActivation(launch, stream.handle), "activation");
+}
+
+absl::Status Fused(const ExpertWork& work, Stream stream) {
+  const ExpertChain& chain = work.chain;
+  return EnqueueFusedForward({.positions = work.positions,
+                              .experts = work.experts.count,
+                              .d = work.experts.d,
+                              .f = work.experts.f,
+                              .gate = GateOf(work.spec.activation),
+                              .limit = work.spec.swiglu_limit,
+                              .alpha = work.spec.swiglu_alpha,
+                              .offsets = work.offsets,
+                              .sorted_slots = work.sorted_slots,
+                              .rows = chain.spread != nullptr ? chain.spread : work.x,
+                              .rows_divisor = chain.spread != nullptr ? 1 : static_cast<int>(work.k),
+                              .gate_up = work.experts.gate_up.codes,
+                              .down = work.experts.down.codes,
+                              .gate_up_bias = reinterpret_cast<const float*>(work.experts.gate_up.bias),
+                              .hidden = chain.hidden,
+                              .slots = chain.out,
+                              .counters = chain.counters},
+                             stream);
+}
+
+absl::Status Sorted(const ExpertWork& work, Stream stream) {
+  const ExpertChain& chain = work.chain;
+  absl::Status status = Multiply({.matrix = work.experts.gate_up,
+                                  .positions = work.positions,
+                                  .experts = work.experts.count,
+                                  .x = chain.spread != nullptr ? chain.spread : work.x,
+                                  .gather = work.sorted_slots,
+                                  .rows_divisor = chain.spread != nullptr ? 1 : work.k,
+                                  .offsets = work.offsets,
+                                  .out = chain.gate_up,
+                                  .wide_out = true},
+                                 work.dtype, stream);
+  if (status.ok()) status = Activate(work, stream);
+  if (!status.ok()) return status;
+  return Multiply({.matrix = work.experts.down,
+                   .positions = work.positions,
+                   .experts = work.experts.count,
+                   .x = chain.hidden,
+                   .offsets = work.offsets,
+                   .out = chain.out},
+                  work.dtype, stream);
+}
+
+}  // namespace
+
+std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype) {
+  return experts.fused && dtype == DType::kBF16 && positions > 0 ? FusedCounters(positions, experts.count) : 0;
+}
+
+ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
+                       std::int32_t* counters, Scratch& scratch) {
+  if (experts.count == 0) return {};
+  const std::int64_t size = BitsOf(dtype) / 8;
+  ExpertChain chain;
+  chain.fused = ChainCounters(positions, experts, dtype) > 0;
+  chain.counters = counters;
+  if (chain.fused) {
+    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count)).gathers;
+  } else {
+    chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
+  }
+  if (on_input || chain.by_position) chain.spread = scratch.Take<std::byte>(positions * experts.d * size);
+  chain.hidden = scratch.Take<std::byte>(positions * experts.f * size);
+  chain.out = scratch.Take<std::byte>(positions * experts.d * size);
+  return chain;
+}
+
+absl::Status SpreadChainRows(const ExpertWork& work, Stream stream) {
+  if (work.chain.spread == nullptr) return absl::OkStatus();
+  const Element element = ElementOf(work.dtype);
+  const SpreadRowsLaunch spread = {.n = work.n,
+                                   .d = work.experts.d,
+                                   .k = work.k,
+                                   .element = element,
+                                   .vectorised = work.experts.d % VectorElements(element) == 0,
+                                   .from = work.x,
+                                   .slot_row = work.chain.by_position ? work.slot_position : nullptr,
+                                   .weights = work.on_input,
+                                   .to = work.chain.spread};
+  return FromCuda(LaunchSpreadRows(spread, stream.handle), "rows of slots");
+}
+
+absl::Status RunChain(const ExpertWork& work, Stream stream) {
+  if (absl::Status status = SpreadChainRows(work, stream); !status.ok()) return status;
+  return work.chain.fused ? Fused(work, stream) : Sorted(work, stream);
+}
+
+}  // namespace expertd::cuda

@@ -1,0 +1,49 @@
+// Some experts over the rows of a chunk: first product, activation, second product. As one kernel where the experts are
+// fused and the rows bf16, else as one kernel for each.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/engine/cuda_layer.h"
+#include "kernels/cuda/expert_sort.h"
+#include "kernels/cuda/host.h"
+#include "kernels/layer_spec.h"
+
+namespace expertd::cuda {
+
+// Buffers in the workspace; those that a chain does without are null.
+struct ExpertChain {
+  float* gate_up = nullptr;     // [positions, 2F]  rounding starts after the activation
+  std::byte* spread = nullptr;  // [slots, D]       rows of slots, where a kernel cannot take them where they lie
+  bool by_position = false;     // spread has a slot's row at its position, else at the slot
+  bool fused = false;
+  std::int32_t* counters = nullptr;  // [ChainCounters()], zero when the chain runs
+  std::byte* hidden = nullptr;       // [positions, F]
+  std::byte* out = nullptr;          // [positions, D]
+};
+// 0: the chain is not fused.
+std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype);
+// For `positions` slots of rows of `dtype`; `on_input`: weights multiply the rows.
+ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
+                       std::int32_t* counters, Scratch& scratch);
+
+// What a chain computes. Slots are [n, k]; positions are slots sorted by expert.
+struct ExpertWork {
+  const LayerSpec& spec;
+  const DeviceExperts& experts;
+  const ExpertChain& chain;
+  DType dtype = DType::kBF16;
+  std::int64_t n = 0, k = 1, positions = 0;
+  const std::byte* x = nullptr;                 // [n, D]
+  const float* on_input = nullptr;              // [n, k] weights that multiply the rows, or null
+  const std::int32_t* sorted_slots = nullptr;   // [positions]
+  const std::int32_t* slot_position = nullptr;  // [n, k], -1: none
+  const std::int32_t* offsets = nullptr;        // [experts + 1]
+};
+// Enqueues what chain.spread needs; nothing where it is null.
+absl::Status SpreadChainRows(const ExpertWork& work, Stream stream);
+// Enqueues all of it; chain.out is written.
+absl::Status RunChain(const ExpertWork& work, Stream stream);
+
+}  // namespace expertd::cuda
