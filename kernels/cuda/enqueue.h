@@ -15,7 +15,7 @@ absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream);
 // Hopper's fused kernel; UsesFused() of the current device and the layer must hold. Chooses tile and grid and enqueues;
 // `launch` has everything else, and its counters are cleared by what was enqueued before.
 absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream);
-// Counters that suffice for whatever tile is chosen.
-std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts);
+// Counters for the tile that it chooses.
+std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts, std::int64_t f);
 
 }  // namespace expertd::cuda

@@ -1,6 +1,7 @@
 // Hopper's fused kernel: every tile and every width against the double reference, and bit for bit against each other.
 #include <algorithm>
-#include <cstring>
+#include <iterator>
+#include <set>
 
 #include "kernels/cuda/hopper/fused_config.h"
 #include "kernels/cuda/host.h"
@@ -56,20 +57,23 @@ TEST_F(HopperTest, ManyRowsAreTheReference) {
 
 // One expert for all rows: its rows take every width of every tile, whole and in parts.
 TEST_F(HopperTest, ARowHasTheSameBitsInEveryTile) {
-  const std::int64_t rows = SmallTests() ? 40 : 1025;
-  const MoeLayer all({.n = rows, .d = 512, .e = 2, .k = 1, .f = 512});
-  DeviceMoeLayer device(all);
-  const std::vector<std::byte> want = device.Run();
-  const std::int64_t row_bytes = all.sizes.d * 2;
-  std::vector<std::int64_t> counts;
-  for (std::int64_t n = 1; n <= (SmallTests() ? 20 : 300); ++n) counts.push_back(n);
-  for (const std::int64_t n : {511, 512, 513, 1024}) {
-    if (n < rows) counts.push_back(n);
+  std::set<cuda::FusedTileId> tiles;
+  for (const std::int64_t f : {512, 1280}) {
+    const std::int64_t rows = SmallTests() ? 110 : 1025;
+    const MoeLayer all({.n = rows, .d = 512, .e = 2, .k = 1, .f = f});
+    DeviceMoeLayer device(all);
+    const std::vector<std::byte> want = device.Run();
+    const std::int64_t row_bytes = all.sizes.d * 2;
+    std::vector<std::int64_t> counts = {511, 512, 513, 1024};
+    if (SmallTests()) counts = {1, 40, 100};
+    for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
+    for (const std::int64_t n : counts) {
+      tiles.insert(cuda::ChooseFusedTile(n, 2, f));
+      const std::vector<std::byte> got = device.Run(rows - n, n);
+      ASSERT_TRUE(std::equal(got.begin(), got.end(), want.end() - n * row_bytes)) << n << " rows, F " << f;
+    }
   }
-  for (const std::int64_t n : counts) {
-    const std::vector<std::byte> got = device.Run(rows - n, n);
-    ASSERT_TRUE(std::equal(got.begin(), got.end(), want.end() - n * row_bytes)) << n << " rows";
-  }
+  EXPECT_EQ(tiles.size(), std::size(cuda::kFusedTiles));
 }
 
 }  // namespace

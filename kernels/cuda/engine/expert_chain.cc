@@ -99,7 +99,8 @@ absl::Status Sorted(const ExpertWork& work, Stream stream) {
 }  // namespace
 
 std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype) {
-  return experts.fused && dtype == DType::kBF16 && positions > 0 ? FusedCounters(positions, experts.count) : 0;
+  return experts.fused && dtype == DType::kBF16 && positions > 0 ? FusedCounters(positions, experts.count, experts.f)
+                                                                 : 0;
 }
 
 ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
@@ -110,7 +111,7 @@ ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DTy
   chain.fused = ChainCounters(positions, experts, dtype) > 0;
   chain.counters = counters;
   if (chain.fused) {
-    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count)).gathers;
+    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count, experts.f)).gathers;
   } else {
     chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
   }

@@ -25,10 +25,11 @@ struct FusedTile {
   constexpr int stage_bytes() const { return weight_bytes() + tokens * kFusedLine; }
 };
 
-enum class FusedTileId : std::uint8_t { kFew, kSome, kMany };
+enum class FusedTileId : std::uint8_t { kFew, kSome, kMany, kManyInPlace };
 // Few and some rows an expert: reading weights is the limit, and some 190 KiB of them are in flight on each
-// multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product.
-inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true}, {1, 64, 9, true}, {2, 160, 4, false}};
+// multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product. They are faster
+// where rows need not be gathered, but narrow experts do not earn back what bringing rows beside each other costs.
+inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true}, {1, 64, 9, true}, {2, 160, 4, false}, {2, 160, 4, true}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
 // Results on their way out: up to 128 features of every token row, padded so that stmatrix meets each bank once. They
@@ -36,7 +37,7 @@ constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static
 inline constexpr int kStagedFeatures = 128, kStagedPitch = kStagedFeatures * 2 + 16;
 constexpr bool StageHoldsResults(const FusedTile& tile) { return tile.tokens * kStagedPitch <= tile.stage_bytes(); }
 static_assert(StageHoldsResults(kFusedTiles[0]) && StageHoldsResults(kFusedTiles[1]) &&
-              StageHoldsResults(kFusedTiles[2]));
+              StageHoldsResults(kFusedTiles[2]));  // the last has the same sizes
 
 // What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
 inline constexpr int kWorkRing = 4, kWorkItemBytes = 24;
@@ -47,9 +48,11 @@ constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
 }
 
 // By the rows that an expert gets if routing is even.
-constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts) {
+constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts, std::int64_t f) {
+  constexpr std::int64_t kWide = 1280;  // measured: 1024 gathers, 1536 does not
   const std::int64_t rows = CeilDiv(positions, experts);
-  return rows <= 10 ? FusedTileId::kFew : rows <= 48 ? FusedTileId::kSome : FusedTileId::kMany;
+  if (rows <= 48) return rows <= 10 ? FusedTileId::kFew : FusedTileId::kSome;
+  return f < kWide ? FusedTileId::kManyInPlace : FusedTileId::kMany;
 }
 
 // An upper bound of the token tiles of all experts.

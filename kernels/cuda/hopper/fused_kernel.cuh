@@ -90,6 +90,8 @@ int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream_handle) {
       return LaunchFusedTile<FusedTileId::kSome, kGate>(launch, stream);
     case FusedTileId::kMany:
       return LaunchFusedTile<FusedTileId::kMany, kGate>(launch, stream);
+    case FusedTileId::kManyInPlace:
+      return LaunchFusedTile<FusedTileId::kManyInPlace, kGate>(launch, stream);
   }
   return cudaErrorInvalidValue;
 }

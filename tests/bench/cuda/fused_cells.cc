@@ -12,7 +12,7 @@ namespace {
 
 using testing::DeviceArray;
 
-constexpr const char* kTileNames[] = {"few", "some", "many"};
+constexpr const char* kTileNames[] = {"few", "some", "many", "many in place"};
 
 void FusedTiles(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n) {
   const std::int64_t slots = n * l.k;
@@ -26,10 +26,12 @@ void FusedTiles(Timer& timer, const Layer& l, const Weights& weights, std::int64
   const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(n * l.d * 2), hidden(slots * l.f * 2),
                                results(slots * l.d * 2);
   const DeviceArray<std::byte> by_position(slots * l.d * 2);
-  for (const cuda::FusedTileId tile : {cuda::FusedTileId::kFew, cuda::FusedTileId::kSome, cuda::FusedTileId::kMany}) {
+  for (const cuda::FusedTileId tile :
+       {cuda::FusedTileId::kFew, cuda::FusedTileId::kSome, cuda::FusedTileId::kMany, cuda::FusedTileId::kManyInPlace}) {
     const std::int64_t per_expert = cuda::CeilDiv(slots, hit);
-    if (tile != cuda::FusedTileId::kMany && per_expert > cuda::ShapeOf(tile).tokens * 2) continue;
-    if (tile == cuda::FusedTileId::kMany && per_expert < 8) continue;
+    const bool many = cuda::ShapeOf(tile).blocks > 1;
+    if (!many && per_expert > cuda::ShapeOf(tile).tokens * 2) continue;
+    if (many && per_expert < 32) continue;
     const std::int64_t counter_count = cuda::FusedCounters(tile, slots, l.e);
     const DeviceArray<std::int32_t> counters(counter_count);
     cuda::Scratch sizes;

@@ -4,6 +4,7 @@
 #include "kernels/cuda/engine/batched_plan.h"
 #include "kernels/cuda/expert_sort_config.h"
 #include "kernels/cuda/grouped_gemm_config.h"
+#include "kernels/cuda/hopper/fused_config.h"
 #include "kernels/cuda/ragged_wgmma_config.h"
 #include "kernels/cuda/row_ops_config.h"
 #include "kernels/cuda/topk_routing_config.h"
@@ -47,6 +48,45 @@ TEST(BatchedPlanTest, TakesAsManyRowsAsFit) {
   const std::int64_t one = PlaceBatched(kE, 1, kD, kF, 2).bytes;
   EXPECT_EQ(PlanBatched(kE, 1000, kD, kF, 2, one).rows, 1);
   EXPECT_EQ(PlanBatched(kE, 1000, kD, kF, 2, one - 1).rows, 0);
+}
+
+TEST(FusedConfigTest, EveryTileFitsAMultiprocessor) {
+  for (const FusedTile& tile : kFusedTiles) {
+    EXPECT_LE(FusedSharedBytes(tile, kFusedMaxExperts), kH200.shared_bytes_per_block - 1024) << tile.tokens;
+    EXPECT_TRUE(StageHoldsResults(tile)) << tile.tokens;
+    EXPECT_EQ(tile.stage_bytes() % 1024, 0) << "swizzled lines repeat every 1024 bytes";
+    EXPECT_EQ(tile.tokens % 16, 0) << "a box brings 16 rows";
+  }
+}
+
+TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
+  EXPECT_EQ(ChooseFusedTile(1, 128, 768), FusedTileId::kFew);
+  EXPECT_EQ(ChooseFusedTile(1280, 128, 768), FusedTileId::kFew);
+  EXPECT_EQ(ChooseFusedTile(1281, 128, 768), FusedTileId::kSome);
+  EXPECT_EQ(ChooseFusedTile(48 * 8, 8, 14336), FusedTileId::kSome);
+  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, 14336), FusedTileId::kMany);
+  EXPECT_EQ(ChooseFusedTile(65536, 128, 768), FusedTileId::kManyInPlace);
+}
+
+TEST(FusedConfigTest, TokenTilesAreAtMostWhatEveryExpertCanWaste) {
+  for (const FusedTile& tile : kFusedTiles) {
+    for (const std::int64_t experts : {1, 2, 60}) {
+      for (const std::int64_t rows : {1, 15, 16, 17, 159, 160, 161, 1000}) {
+        EXPECT_LE(experts * CeilDiv(rows, tile.tokens), MaxTokenTiles(tile, experts * rows, experts));
+      }
+    }
+  }
+}
+
+TEST(FusedConfigTest, OddShapesAndOtherDevicesTakeTheSortedPath) {
+  DeviceLimits h200 = kH200;
+  h200.compute_capability = 90;
+  EXPECT_TRUE(UsesFused(h200, Element::kBF16, 2880, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, 2880 + 8, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, 2880, 2880 + 32, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kF32, 2880, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, 2880, 2880, kFusedMaxExperts + 1));
+  EXPECT_FALSE(UsesFused(kA100, Element::kBF16, 2880, 2880, 128));
 }
 
 TEST(ExpertSortConfigTest, FewSlotsTakeAKernelOfTheirOwn) {
