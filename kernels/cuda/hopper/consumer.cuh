@@ -9,7 +9,7 @@
 
 namespace expertd::cuda {
 
-// sums = weights . rows^T over all of K, in steps of 16 in order, whatever kTokens is.
+// sums += weights . rows^T over all of K, in steps of 16 in order, whatever kTokens is.
 template <FusedTileId kId, int kTokens>
 __device__ void MultiplySteps(const FusedShared<kId>& shared, bool gathered, int steps,
                               StageWalk<ShapeOf(kId).stages>& walk, int group,
@@ -28,8 +28,8 @@ __device__ void MultiplySteps(const FusedShared<kId>& shared, bool gathered, int
     for (int k = 0; k < kFusedStep / 16; ++k) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
-        WarpgroupProduct<kTokens>::FromShared(sums[block], Operand(weights + block * 128 * kFusedLine + k * 32, 16),
-                                              Operand(rows + k * 32, 16), step > 0 || k > 0);
+        WarpgroupProduct<kTokens>::Add(sums[block], Operand(weights + block * 128 * kFusedLine + k * 32, 16),
+                                       Operand(rows + k * 32, 16));
       }
     }
     CommitProducts();
@@ -47,7 +47,6 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
   constexpr FusedTile kTile = ShapeOf(kId);
   const Place place;
   const bool up = item.phase == Phase::kUp;
-  // Zero, so that the compiler sees where they begin to live: else it keeps those of every width at once.
   float sums[kTile.blocks][kTokens / 2] = {};
   MultiplySteps<kId, kTokens>(shared, up && kTile.gathers, StepsOf(launch, item.phase), walk, place.group, sums);
 

@@ -22,6 +22,7 @@ static_assert(kProducerRegisters * 128 + kConsumerRegisters * kConsumers <=
 template <FusedTileId kId, Gate kGate>
 __global__ void __launch_bounds__(kFusedThreads, 1)
     FusedForwardKernel(const __grid_constant__ FusedForwardLaunch launch, const __grid_constant__ FusedMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // other architectures never launch it, and need not compile it
   constexpr FusedTile kTile = ShapeOf(kId);
   extern __shared__ unsigned char memory[];
   const FusedShared<kId> shared(memory);
@@ -49,6 +50,7 @@ __global__ void __launch_bounds__(kFusedThreads, 1)
     GrowRegisters<kConsumerRegisters>();
     Consume<kId, kGate>(launch, shared, ring);
   }
+#endif
 }
 
 inline int MakeFusedMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
