@@ -1,6 +1,8 @@
 // The server's edge as operators set it up: what stops a start, what ends a connection, what ends a process.
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
