@@ -104,13 +104,14 @@ absl::StatusOr<Ticket> Admission::Admit(std::int64_t rows, std::int64_t bytes,
     // Shares let no more of the others' rows by than belong to the rows of this tenant, these included.
     ahead = std::min(ahead, static_cast<double>(tenant.rows + rows) / part - static_cast<double>(rows));
   }
-  const microseconds wait = WaitFor(ahead);
+  const microseconds wait = WaitFor(ahead), own = OwnBatch(rows);
   const auto left = std::chrono::duration_cast<microseconds>(deadline - now);
-  if (wait > left) {
+  // What its own batch alone makes late is let in: to come again later would not help it.
+  if (wait > left || (own <= left && wait > left - own)) {
     return RetryLater(absl::StrCat("deadline: ", left.count(), " us away, and ",
                                    load_.running.rows + static_cast<std::int64_t>(ahead), " rows ahead take about ",
-                                   wait.count(), " us"),
-                      Hint(wait - left));
+                                   wait.count(), " us, its own batch ", own.count(), " us"),
+                      Hint(wait + own - left));
   }
   rows_ += rows;
   bytes_ += bytes;
@@ -182,6 +183,12 @@ microseconds Admission::WaitFor(double rows_ahead) const {
     seconds += service_time_.Expect(load_.queued) * rows_ahead / static_cast<double>(load_.queued.rows);
   }
   return microseconds(static_cast<std::int64_t>(seconds * 1e6));
+}
+
+microseconds Admission::OwnBatch(std::int64_t rows) const {
+  const std::int64_t beside = load_.queued.batches > 0 ? load_.queued.rows / load_.queued.batches : 0;
+  return microseconds(
+      static_cast<std::int64_t>(service_time_.Expect({.batches = 1, .rows = std::max(rows, beside)}) * 1e6));
 }
 
 std::int64_t Admission::rows_in_flight() const {

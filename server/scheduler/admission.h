@@ -105,6 +105,8 @@ class Admission : public std::enable_shared_from_this<Admission> {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What runs, and `rows_ahead` of the rows that wait.
   std::chrono::microseconds WaitFor(double rows_ahead) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Of a request, shared with as many rows as batches of what waits have.
+  std::chrono::microseconds OwnBatch(std::int64_t rows) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::int64_t QueuedAhead(int priority) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const AdmissionLimits limits_;

@@ -135,9 +135,9 @@ TEST_F(AdmissionTest, AFloodIsNotWaitedForByTheOthers) {
   const auto flood = admission_->Admit(5, 0, kNow, kNever, 0, "flood");
   admission_->ObserveBatch(1, 10e-3);
   admission_->ObserveLoad({.queued = {.batches = 5, .rows = 5}, .queued_rows = {5}});
-  // 50 ms of the flood's wait, but only its share of them passes before one row of another tenant.
-  EXPECT_FALSE(admission_->Admit(1, 0, kNow, kNow + milliseconds(9), 0, "calm").ok());
-  EXPECT_TRUE(admission_->Admit(1, 0, kNow, kNow + milliseconds(10), 0, "calm").ok());
+  // 50 ms of the flood's wait, but only its share of them passes before one row of another tenant, which takes 10 ms.
+  EXPECT_FALSE(admission_->Admit(1, 0, kNow, kNow + milliseconds(19), 0, "calm").ok());
+  EXPECT_TRUE(admission_->Admit(1, 0, kNow, kNow + milliseconds(20), 0, "calm").ok());
 }
 
 TEST_F(AdmissionTest, ATicketGivesItsShareBackWhenItGoes) {
@@ -182,10 +182,10 @@ TEST_F(AdmissionTest, RefusesWhatWouldWaitPastItsDeadline) {
   admission_->ObserveLoad(
       {.running = {.batches = 1, .rows = 5}, .queued = {.batches = 2, .rows = 10}, .queued_rows = {10}});
   EXPECT_EQ(admission_->ExpectedWait(), milliseconds(30));
-  EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + milliseconds(30)).ok());
-  const absl::Status status = admission_->Admit(1, 1, kNow, kNow + milliseconds(25)).status();
+  EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + milliseconds(40)).ok()) << "its own batch takes 10 ms";
+  const absl::Status status = admission_->Admit(1, 1, kNow, kNow + milliseconds(35)).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(status.message(), "deadline: 25000 us away, and 15 rows ahead take about 30000 us");
+  EXPECT_EQ(status.message(), "deadline: 35000 us away, and 15 rows ahead take about 30000 us, its own batch 10000 us");
   EXPECT_EQ(RetryAfter(status), milliseconds(5));  // when enough of it will be gone
 }
 
@@ -196,8 +196,8 @@ TEST_F(AdmissionTest, AnUrgentRequestDoesNotWaitForLessUrgentOnes) {
   EXPECT_EQ(admission_->ExpectedWait(0), milliseconds(50));
   EXPECT_EQ(admission_->ExpectedWait(5), milliseconds(20)) << "what runs, and a quarter of what waits";
   EXPECT_EQ(admission_->ExpectedWait(6), milliseconds(10));
-  EXPECT_FALSE(admission_->Admit(1, 1, kNow, kNow + milliseconds(20), /*priority=*/0).ok());
-  EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + milliseconds(20), /*priority=*/5).ok());
+  EXPECT_FALSE(admission_->Admit(1, 1, kNow, kNow + milliseconds(30), /*priority=*/0).ok());
+  EXPECT_TRUE(admission_->Admit(1, 1, kNow, kNow + milliseconds(30), /*priority=*/5).ok());
 }
 
 TEST_F(AdmissionTest, AnIdleEngineTakesAnyDeadline) {
