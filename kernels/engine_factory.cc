@@ -11,13 +11,6 @@
 namespace expertd {
 namespace {
 
-struct NamedPath {
-  absl::string_view name;
-  ExpertPath path;
-};
-constexpr NamedPath kPaths[] = {
-    {"auto", ExpertPath::kAuto}, {"sorted", ExpertPath::kSorted}, {"batched", ExpertPath::kBatched}};
-
 absl::StatusOr<std::unique_ptr<Engine>> MakeCpu(const EngineOptions& options) {
   if (options.path != ExpertPath::kAuto) {
     return absl::InvalidArgumentError("path: the cpu engine has one of its own, only auto goes with device cpu");
@@ -46,14 +39,6 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCuda(int index, const EngineOptions&
 #endif
 
 }  // namespace
-
-absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name) {
-  if (name.empty()) return ExpertPath::kAuto;
-  for (const NamedPath& path : kPaths) {
-    if (path.name == name) return path.path;
-  }
-  return absl::InvalidArgumentError(absl::StrFormat("path: '%s' is not auto, sorted or batched", name));
-}
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(absl::string_view device, const EngineOptions& options) {
   if (device == "cpu") return MakeCpu(options);

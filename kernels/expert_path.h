@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/layer_spec.h"
 
 namespace expertd {
 
@@ -13,6 +15,9 @@ enum class ExpertPath : std::uint8_t {
   kSorted,  // CUDA: slots sorted by expert, grouped products
   kBatched  // CUDA: padded to [E, most rows of an expert, D], cuBLAS. A row's bits depend on its batch
 };
+
+// How bf16 rows of such a layer run on a Hopper device by default, for people: "fused", or "sorted" and why.
+std::string HopperPathInWords(const LayerSpec& spec);
 
 // "auto", "sorted", "batched"; empty is auto. InvalidArgument naming what there is.
 absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name);

@@ -170,7 +170,7 @@ absl::Status FusedMoeForward(const FusedMoeForwardArgs& args, Workspace workspac
   if (absl::Status status = CheckWorkspace(workspace, WorkspaceBytes(args)); !status.ok()) return status;
   const absl::StatusOr<DeviceLimits> device = CurrentDevice();
   if (!device.ok()) return device.status();
-  const bool fused = UsesFused(*device, ElementOf(args.dtype), args.d, args.f, args.e);
+  const bool fused = UsesFused(*device, ElementOf(args.dtype), WeightCode::kBF16, args.d, args.f, args.e);
   Scratch scratch(workspace.data);
   const ForwardPlan plan = Plan(args, fused, scratch);
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/checkpoint/checkpoint.h"
+#include "kernels/expert_path.h"
 #include "nlohmann/json.hpp"
 
 namespace expertd {
@@ -45,6 +46,7 @@ nlohmann::ordered_json LayerJson(const LayerSpec& spec, std::int64_t bytes) {
       {"shared_intermediate_size", spec.shared_intermediate_size},
       {"shared_gated", spec.shared_gated},
       {"shared_format", Text(WeightFormatName(spec.shared_format))},
+      {"hopper_path", HopperPathInWords(spec)},
       {"bytes", bytes},
       {"spec", spec.Canonical()},
   };
@@ -75,6 +77,7 @@ std::string InWords(const LayerSpec& spec) {
     absl::StrAppendFormat(&words, ", shared expert F %d (%s%s)", spec.shared_intermediate_size,
                           WeightFormatName(spec.shared_format), spec.shared_gated ? ", gated" : "");
   }
+  absl::StrAppend(&words, "; on Hopper ", HopperPathInWords(spec));
   return words;
 }
 

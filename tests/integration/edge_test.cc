@@ -140,6 +140,9 @@ TEST(EdgeTest, TheClientLoadsAndUnloads) {
 }
 
 TEST(EdgeTest, AServerOutOfFileDescriptorsSaysSoAndEnds) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "UBSan opens a pipe to look at an object's type, and takes the lack of descriptors for a wrong one";
+#endif
   const auto process =
       Process::Start({"/bin/sh", "-c",
                       absl::StrCat("ulimit -n 48 && exec ", EXPERTD_BIN_DIR,

@@ -98,8 +98,8 @@ class CudaLayerLoader {
                .down = {.code = *down, .out = d, .in = f}};
     const absl::StatusOr<DeviceLimits> device = CurrentDevice();
     if (!device.ok()) return device.status();
-    experts.fused = layer_.path_ == ExpertPath::kAuto && *gate == WeightCode::kBF16 && *down == WeightCode::kBF16 &&
-                    UsesFused(*device, Element::kBF16, d, f, count);
+    experts.fused =
+        layer_.path_ == ExpertPath::kAuto && *gate == *down && UsesFused(*device, Element::kBF16, *gate, d, f, count);
     return absl::OkStatus();
   }
 

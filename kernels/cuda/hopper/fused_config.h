@@ -60,11 +60,19 @@ constexpr std::int64_t MaxTokenTiles(const FusedTile& tile, std::int64_t positio
   return positions / tile.tokens + (positions < experts ? positions : experts);
 }
 
-// Hopper; bf16 rows; whole steps of K in both products. Decided by device and shape, never by N.
-constexpr bool UsesFused(const DeviceLimits& device, Element element, std::int64_t d, std::int64_t f,
-                         std::int64_t experts) {
-  return device.compute_capability == 90 && element == Element::kBF16 && d % kFusedStep == 0 && f % kFusedStep == 0 &&
-         experts <= kFusedMaxExperts;
+// What keeps such experts from the fused kernel, as people read it; null: nothing.
+constexpr const char* FusedObstacle(WeightCode weights, std::int64_t d, std::int64_t f, std::int64_t experts) {
+  if (weights != WeightCode::kBF16) return "weights are not bf16";
+  if (d % kFusedStep != 0) return "hidden size is no multiple of 64";
+  if (f % kFusedStep != 0) return "intermediate size is no multiple of 64";
+  return experts > kFusedMaxExperts ? "more than 1024 experts" : nullptr;
+}
+
+// Hopper, bf16 rows and no obstacle. Decided by device and shape, never by N.
+constexpr bool UsesFused(const DeviceLimits& device, Element element, WeightCode weights, std::int64_t d,
+                         std::int64_t f, std::int64_t experts) {
+  return device.compute_capability == 90 && element == Element::kBF16 &&
+         FusedObstacle(weights, d, f, experts) == nullptr;
 }
 
 }  // namespace expertd::cuda

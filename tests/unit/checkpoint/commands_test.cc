@@ -51,7 +51,7 @@ TEST(InspectTest, PrintsFamilyLayersAndBytes) {
   EXPECT_THAT(
       outcome.out,
       HasSubstr("D 192, F 144, sigmoid, top-2 of 8 from 1 of 2 groups, bias for choosing, renormalised, times 2.5, "
-                "silu, fp8, shared expert F 144 (bf16)\n"));
+                "silu, fp8, shared expert F 144 (bf16); on Hopper sorted: weights are not bf16\n"));
 }
 
 TEST(InspectTest, PrintsJson) {
@@ -62,6 +62,7 @@ TEST(InspectTest, PrintsJson) {
   ASSERT_EQ(json["layers"].size(), 1u);
   EXPECT_EQ(json["layers"][0]["shared_intermediate_size"], 96);
   EXPECT_EQ(json["layers"][0]["shared_gated"], true);
+  EXPECT_EQ(json["layers"][0]["hopper_path"], "sorted: intermediate size is no multiple of 64");
   // Router, twelve experts of 3 x 48 x 64, the shared expert of 3 x 96 x 64 and its gate, two bytes each.
   EXPECT_EQ(json["layers"][0]["bytes"], 2 * (12 * 64 + 12 * 3 * 48 * 64 + 3 * 96 * 64 + 64));
   EXPECT_EQ(json["bytes"], json["layers"][0]["bytes"]);

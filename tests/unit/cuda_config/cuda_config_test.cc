@@ -81,12 +81,13 @@ TEST(FusedConfigTest, TokenTilesAreAtMostWhatEveryExpertCanWaste) {
 TEST(FusedConfigTest, OddShapesAndOtherDevicesTakeTheSortedPath) {
   DeviceLimits h200 = kH200;
   h200.compute_capability = 90;
-  EXPECT_TRUE(UsesFused(h200, Element::kBF16, 2880, 2880, 128));
-  EXPECT_FALSE(UsesFused(h200, Element::kBF16, 2880 + 8, 2880, 128));
-  EXPECT_FALSE(UsesFused(h200, Element::kBF16, 2880, 2880 + 32, 128));
-  EXPECT_FALSE(UsesFused(h200, Element::kF32, 2880, 2880, 128));
-  EXPECT_FALSE(UsesFused(h200, Element::kBF16, 2880, 2880, kFusedMaxExperts + 1));
-  EXPECT_FALSE(UsesFused(kA100, Element::kBF16, 2880, 2880, 128));
+  EXPECT_TRUE(UsesFused(h200, Element::kBF16, WeightCode::kBF16, 2880, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kBF16, 2880 + 8, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kBF16, 2880, 2880 + 32, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kF32, WeightCode::kBF16, 2880, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kBF16, 2880, 2880, kFusedMaxExperts + 1));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kFp8, 2880, 2880, 128));
+  EXPECT_FALSE(UsesFused(kA100, Element::kBF16, WeightCode::kBF16, 2880, 2880, 128));
 }
 
 TEST(ExpertSortConfigTest, FewSlotsTakeAKernelOfTheirOwn) {
