@@ -1,3 +1,4 @@
+// Longer than 600 lines because all of it is one fixture: a puppet engine, callers and a clock in the hand of the test.
 #include "server/scheduler/scheduler.h"
 
 #include <gmock/gmock.h>
