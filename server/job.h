@@ -15,6 +15,7 @@
 namespace expertd {
 
 using Clock = std::chrono::steady_clock;
+inline double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 // What a job's completion tells about the batch it ran in. A job whose rows ran in several batches has the sum of their
 // stages, and the size of the largest. Seconds.

@@ -15,8 +15,6 @@
 namespace expertd {
 namespace {
 
-double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
 std::int64_t RoutingBytes(std::int64_t rows, std::int64_t k) {
   return rows * k * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float));
 }

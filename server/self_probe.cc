@@ -13,17 +13,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "server/lane/descriptor.h"
 #include "server/listeners.h"
 
 namespace expertd {
 namespace {
-
-struct Descriptor {
-  int fd;
-  ~Descriptor() {
-    if (fd >= 0) close(fd);
-  }
-};
 
 absl::Status Silent(const std::string& address, absl::string_view reason) {
   return absl::UnavailableError(absl::StrCat("the listener on ", address, " does not answer: ", reason));
@@ -92,9 +86,9 @@ absl::Status ProbeListener(const std::string& address, bool tls, std::chrono::mi
   absl::string_view path = address;
   const bool is_unix = absl::ConsumePrefix(&path, "unix:");
   if (is_unix) absl::ConsumePrefix(&path, "//");
-  const Descriptor connection = {is_unix ? ConnectUnix(path, timeout) : ConnectTcp(address, timeout)};
-  if (connection.fd < 0) return Silent(address, std::strerror(errno));
-  if (tls ? ShakesHands(connection.fd) : Speaks(connection.fd)) return absl::OkStatus();
+  const Descriptor connection(is_unix ? ConnectUnix(path, timeout) : ConnectTcp(address, timeout));
+  if (!connection) return Silent(address, std::strerror(errno));
+  if (tls ? ShakesHands(connection.get()) : Speaks(connection.get())) return absl::OkStatus();
   return Silent(address, absl::StrCat("nothing in ", timeout.count(), " ms"));
 }
 

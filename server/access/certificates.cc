@@ -1,36 +1,22 @@
 #include "server/access/certificates.h"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
-#include <openssl/x509.h>
 
 #include <ctime>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/access/openssl_pointers.h"
 
 namespace expertd {
 namespace {
-
-template <auto Free>
-struct Freer {
-  template <class T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using BioPtr = std::unique_ptr<BIO, Freer<&BIO_free>>;
-using X509Ptr = std::unique_ptr<X509, Freer<&X509_free>>;
-using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<&EVP_PKEY_free>>;
 
 absl::Status Wrong(const std::string& flag, const std::string& path, absl::string_view what) {
   ERR_clear_error();
   return absl::InvalidArgumentError(absl::StrCat(flag, " ", path, ": ", what));
 }
-
-BioPtr Over(const std::string& pem) { return BioPtr(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()))); }
 
 // An encrypted key is refused instead of asked for on the terminal.
 int NoPassphrase(char*, int, int, void*) { return -1; }

@@ -1,12 +1,13 @@
 #include "server/access/tls_stream.h"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
 #include <utility>
+
+#include "server/access/openssl_pointers.h"
 
 namespace expertd {
 namespace {
@@ -56,14 +57,11 @@ class Tls : public ByteStream {
   SSL* const ssl_;
 };
 
-BIO* Over(const std::string& pem) { return BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())); }
-
 // Calls take(certificate) for each one in the text; who takes it owns it.
 template <class Take>
 void ForEachCertificate(const std::string& pem, Take take) {
-  BIO* bio = Over(pem);
-  while (X509* certificate = PEM_read_bio_X509(bio, nullptr, nullptr, nullptr)) take(certificate);
-  BIO_free(bio);
+  const BioPtr bio = Over(pem);
+  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)) take(certificate);
   ERR_clear_error();  // the end of the text is one
 }
 
@@ -77,11 +75,8 @@ void UsePair(SSL_CTX* context, const Certificates& certificates) {
     SSL_CTX_use_certificate(context, certificate);
     X509_free(certificate);
   });
-  BIO* bio = Over(certificates.key);
-  EVP_PKEY* key = PEM_read_bio_PrivateKey(bio, nullptr, nullptr, nullptr);
-  BIO_free(bio);
-  SSL_CTX_use_PrivateKey(context, key);
-  EVP_PKEY_free(key);
+  const KeyPtr key(PEM_read_bio_PrivateKey(Over(certificates.key).get(), nullptr, nullptr, nullptr));
+  SSL_CTX_use_PrivateKey(context, key.get());
 }
 
 void RequireClients(SSL_CTX* context, const std::string& client_ca) {

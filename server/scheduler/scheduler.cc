@@ -16,8 +16,6 @@
 namespace expertd {
 namespace {
 
-double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
 BatchLimits LimitsOf(const SchedulerOptions& options, const EngineInfo& info) {
   const std::int64_t engine_rows = info.max_batch_rows > 0 ? info.max_batch_rows : options.max_batch_rows;
   return {.max_rows = std::max<std::int64_t>(1, std::min(options.max_batch_rows, engine_rows)),

@@ -30,7 +30,6 @@ class TraceLayer : public Layer {
 Clock::duration Duration(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
 }
-double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 // What Scheduler does with threads, done with a list of events.
 class Simulation {
