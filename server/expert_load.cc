@@ -5,6 +5,7 @@
 #include <prometheus/metric_type.h>
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -29,10 +30,13 @@ prometheus::ClientMetric Sample(std::vector<prometheus::ClientMetric::Label> lab
 void ExpertLoad::AddLayer(const LayerSpec& spec) {
   if (max_series_ == 0) return;
   MutexLock lock(mutex_);
-  std::unique_ptr<LayerRows>& layer = layers_[spec.Name()];
-  if (layer != nullptr) return;
+  const auto found = layers_.find(spec.Name());
+  if (found != layers_.end()) {
+    if (std::ssize(found->second->rows) == spec.num_experts) return;
+    Remove(spec.Name());
+  }
   const bool fits = series_ + spec.num_experts <= max_series_;
-  layer = std::make_unique<LayerRows>(spec.num_experts, fits);
+  layers_[spec.Name()] = std::make_shared<LayerRows>(spec.num_experts, fits);
   if (fits) {
     series_ += spec.num_experts;
   } else {
@@ -41,14 +45,26 @@ void ExpertLoad::AddLayer(const LayerSpec& spec) {
   }
 }
 
+void ExpertLoad::RemoveLayer(const std::string& name) {
+  MutexLock lock(mutex_);
+  Remove(name);
+}
+
+void ExpertLoad::Remove(const std::string& name) {
+  const auto found = layers_.find(name);
+  if (found == layers_.end()) return;
+  if (found->second->has_series) series_ -= std::ssize(found->second->rows);
+  layers_.erase(found);
+}
+
 void ExpertLoad::Count(const LayerSpec& spec, absl::Span<const std::int32_t> ids) {
   if (max_series_ == 0) return;
-  LayerRows* layer = nullptr;
+  std::shared_ptr<LayerRows> layer;
   {
     MutexLock lock(mutex_);
     const auto found = layers_.find(spec.Name());
     if (found == layers_.end()) return;
-    layer = found->second.get();
+    layer = found->second;
   }
   for (const std::int32_t id : ids) {
     if (id >= 0 && static_cast<std::size_t>(id) < layer->rows.size()) {
@@ -78,10 +94,10 @@ double ExpertLoad::Imbalance(LayerRows& layer) {
 std::vector<prometheus::MetricFamily> ExpertLoad::Collect() const {
   if (max_series_ == 0) return {};
   MutexLock one_scrape(collect_mutex_);
-  std::vector<std::pair<std::string, LayerRows*>> layers;
+  std::vector<std::pair<std::string, std::shared_ptr<LayerRows>>> layers;
   {
     MutexLock lock(mutex_);
-    for (const auto& [name, layer] : layers_) layers.emplace_back(name, layer.get());
+    layers.assign(layers_.begin(), layers_.end());
   }
   prometheus::MetricFamily rows = {.name = "expertd_expert_rows_total",
                                    .help = "Rows that an expert computed.",

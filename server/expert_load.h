@@ -25,8 +25,10 @@ class ExpertLoad : public prometheus::Collectable {
   // layers before it gets none. Its imbalance is told all the same.
   explicit ExpertLoad(std::int64_t max_series) : max_series_(max_series) {}
 
-  // A layer that is loaded again goes on with its numbers.
+  // A layer that takes another's name goes on with its numbers, if it has as many experts.
   void AddLayer(const LayerSpec& spec);
+  // The series of that name end.
+  void RemoveLayer(const std::string& name);
 
   // Expert ids of slots that were computed; others than the layer's experts (-1: not used) are left out. Does not wait
   // for a scrape in progress. Nothing happens where no series are wanted.
@@ -46,10 +48,11 @@ class ExpertLoad : public prometheus::Collectable {
   };
 
   static double Imbalance(LayerRows& layer);
+  void Remove(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::int64_t max_series_;
-  mutable Mutex mutex_;  // of the map; layers stay where they are
-  std::map<std::string, std::unique_ptr<LayerRows>> layers_ ABSL_GUARDED_BY(mutex_);
+  mutable Mutex mutex_;  // of the map; what is counted or told at this moment outlives its place there
+  std::map<std::string, std::shared_ptr<LayerRows>> layers_ ABSL_GUARDED_BY(mutex_);
   std::int64_t series_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable Mutex collect_mutex_;  // one scrape at a time: windows move on
 };

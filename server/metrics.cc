@@ -208,6 +208,7 @@ void Metrics::RemoveLayer(const Layer& layer) {
   batch_requests_->Remove(series.batch_requests);
   weight_bytes_->Remove(series.weight_bytes);
   live_->RemoveLayer(series.name);
+  experts_->RemoveLayer(series.name);
 }
 
 std::vector<std::weak_ptr<prometheus::Collectable>> Metrics::collectables() const {

@@ -150,8 +150,10 @@ TEST_F(AdminTest, ReplacingUnderLoadLosesNoRequestAndMixesNoAnswer) {
 
 TEST_F(AdminTest, LayersComeAndGoWithTheirHealthAndTheirSeries) {
   Synth("new", 1);
+  options_.expert_series = 1000;
   StartWithNull();
   constexpr char kSeries[] = R"(expertd_batch_rows_count{layer="new/0"})";
+  constexpr char kExpert[] = R"(expertd_expert_rows_total{layer="new/0",expert="0"})";
   EXPECT_EQ(HealthOf("new/0"), 0);
   EXPECT_EQ(Metric(kSeries), -1);
 
@@ -171,12 +173,14 @@ TEST_F(AdminTest, LayersComeAndGoWithTheirHealthAndTheirSeries) {
   EXPECT_TRUE(Forward(forward, &response).ok());
   EXPECT_EQ(response.result().fingerprint(), loaded.layers(0).fingerprint());
   EXPECT_EQ(Metric(kSeries), 1);
+  EXPECT_GE(Metric(kExpert), 0);
 
   EXPECT_TRUE(Unload("new", 0).ok());
   EXPECT_EQ(Layers(), "tiny/0 tiny/1 ");
   EXPECT_EQ(HealthOf("new/0"), 2);
   EXPECT_EQ(Forward(forward, &response).error_code(), StatusCode::NOT_FOUND);
   EXPECT_EQ(Metric(kSeries), -1);
+  EXPECT_EQ(Metric(kExpert), -1);
   EXPECT_EQ(Unload("new", 0).error_code(), StatusCode::NOT_FOUND);
   EXPECT_TRUE(Unload("tiny").ok());
   EXPECT_EQ(Layers(), "");

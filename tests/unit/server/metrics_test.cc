@@ -1,6 +1,7 @@
 // What a scrape shows, against the table that operators read.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <prometheus/metric_family.h>
 
 #include <fstream>
 #include <map>
@@ -12,6 +13,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "server/expert_load.h"
 #include "tests/unit/server/server_fixture.h"
 
 namespace expertd::testing {
@@ -125,6 +127,34 @@ TEST_F(MetricsTest, ExpertSeriesAreBounded) {
   EXPECT_TRUE(absl::StrContains(text, R"(expertd_expert_rows_total{layer="tiny/0",expert="3"})"));
   EXPECT_FALSE(absl::StrContains(text, R"(expertd_expert_rows_total{layer="tiny/1")"));
   EXPECT_TRUE(absl::StrContains(text, R"(expertd_expert_imbalance{layer="tiny/1"})"));
+}
+
+TEST(ExpertLoadTest, AnEndedLayerGivesItsSeriesToTheNext) {
+  ExpertLoad load(/*max_series=*/8);
+  const auto series = [&load] {
+    const auto families = load.Collect();
+    return families.at(0).metric.size();
+  };
+  LayerSpec six, eight;
+  six.model = eight.model = "m";
+  six.num_experts = 6;
+  eight.num_experts = 8;
+  eight.layer = 1;
+  load.AddLayer(six);
+  load.AddLayer(eight);
+  EXPECT_EQ(series(), 6u) << "the second does not fit beside the first";
+  load.RemoveLayer(six.Name());
+  load.RemoveLayer(eight.Name());
+  load.RemoveLayer("m/7");
+  EXPECT_EQ(series(), 0u);
+  load.AddLayer(eight);
+  EXPECT_EQ(series(), 8u);
+  eight.num_experts = 4;
+  load.AddLayer(eight);
+  EXPECT_EQ(series(), 4u) << "another layer of that name";
+  const std::int32_t ids[] = {3, 4, -1};
+  load.Count(eight, ids);
+  EXPECT_EQ(load.Collect().at(0).metric.at(3).counter.value, 1);
 }
 
 TEST_F(MetricsTest, ExpertsAreNotCountedUnasked) {
