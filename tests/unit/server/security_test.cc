@@ -1,8 +1,11 @@
 // Who gets in: tokens, certificates, and their renewal while calls are in progress.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/certificates.h"
@@ -12,8 +15,10 @@ namespace expertd::testing {
 namespace {
 
 using grpc::StatusCode;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::UnorderedElementsAre;
 
 constexpr char kInferToken[] = "infer-0123456789abcdef", kAdminToken[] = "admin-0123456789abcdef";
 
@@ -157,6 +162,59 @@ TEST_F(SecurityTest, ClientCertificatesAreAskedForAndVerified) {
   EXPECT_EQ(Call(Trusting(authority_, authority_.Issue({}))).error_code(), StatusCode::UNAUTHENTICATED) << "nameless";
   EXPECT_TRUE(Call(Trusting(authority_, known)).ok());
   EXPECT_EQ(HealthOf("", server_->addresses().health), 1) << "probes need no certificate";
+}
+
+// One stream for each of two certificates; the first has queued all of its requests before the second comes.
+TEST_F(SecurityTest, TheCertificatesNameIsTheTenantThatSharesTheDevice) {
+  UseTls();
+  options_.tls_client_ca = folder_.Write("clients.pem", authority_.cert());
+  options_.max_batch_rows = 1;
+  options_.inline_batch_us = 0;
+  Start();
+  std::vector<int> order;
+  engine_->FailWhen([&order](absl::Span<const Segment> segments) {
+    order.push_back(static_cast<const std::uint8_t*>(segments[0].input)[0]);  // MakeRequest begins with the id
+    return absl::OkStatus();
+  });
+  const auto run_order = [&](const char* first, const char* second) {
+    const std::unique_ptr<v1::Expertd::Stub> stubs[] = {
+        Connect(Trusting(authority_, authority_.Issue({.common_name = first}))),
+        Connect(Trusting(authority_, authority_.Issue({.common_name = second})))};
+    grpc::ClientContext contexts[2];
+    std::unique_ptr<grpc::ClientReaderWriter<v1::StreamRequest, v1::ForwardResponse>> streams[2];
+    const auto send = [&](int who, int from, int to) {
+      v1::StreamRequest request;
+      for (int id = from; id <= to; ++id) {
+        *request.mutable_forward() = MakeRequest(static_cast<std::uint64_t>(id), 1);
+        EXPECT_TRUE(streams[who]->Write(request));
+      }
+    };
+    for (int who = 0; who < 2; ++who) {
+      Prepare(contexts[who], "");
+      streams[who] = stubs[who]->ForwardStream(&contexts[who]);
+    }
+    v1::ForwardResponse answer;
+    send(0, 1, 1);  // so that the server knows what a batch costs
+    EXPECT_TRUE(streams[0]->Read(&answer));
+    engine_->Close();
+    send(0, 2, 6);
+    EXPECT_TRUE(Eventually([&] { return Metric(R"(expertd_queue_rows{layer="tiny/0"})") == 4; }));
+    send(1, 7, 8);
+    EXPECT_TRUE(Eventually([&] { return Metric(R"(expertd_queue_rows{layer="tiny/0"})") == 6; }));
+    engine_->Open();
+    for (int id = 2; id <= 6; ++id) EXPECT_TRUE(streams[0]->Read(&answer));
+    for (int id = 7; id <= 8; ++id) EXPECT_TRUE(streams[1]->Read(&answer));
+    for (const auto& stream : streams) {
+      stream->WritesDone();
+      EXPECT_TRUE(stream->Finish().ok());
+    }
+    return std::exchange(order, {});
+  };
+  EXPECT_THAT(run_order("one", "one"), ElementsAre(1, 2, 3, 4, 5, 6, 7, 8)) << "a tenant's requests in their order";
+  const std::vector<int> shared = run_order("flood", "other");
+  ASSERT_THAT(shared, UnorderedElementsAre(1, 2, 3, 4, 5, 6, 7, 8));
+  EXPECT_LT(std::find(shared.begin(), shared.end(), 8), std::find(shared.begin(), shared.end(), 5))
+      << "another tenant does not wait for all that the first has queued: " << ::testing::PrintToString(shared);
 }
 
 TEST_F(SecurityTest, CertificatesAreRenewedUnderStreamsThatGoOn) {
