@@ -53,10 +53,13 @@ drain() {
   say "SIGTERM under load, 100 times: what was answered is what was run"
 }
 fuzz() {
-  mkdir -p build/long/corpus
-  logged fuzz build/clang/bin/forward_request_fuzz "-max_total_time=$fuzz_seconds" -print_final_stats=1 \
-    -artifact_prefix=build/long/ build/long/corpus tests/fuzz/corpus/forward_request
-  say "fuzzing the request codec for $fuzz_seconds s: $(sed -n 's/^stat::number_of_executed_units: *//p' build/long/fuzz.log) inputs, nothing found"
+  local target
+  for target in forward_request checkpoint; do
+    mkdir -p "build/long/corpus/$target"
+    logged "fuzz-$target" "build/clang/bin/${target}_fuzz" "-max_total_time=$fuzz_seconds" -print_final_stats=1 \
+      "-artifact_prefix=build/long/$target-" "build/long/corpus/$target" "tests/fuzz/corpus/$target"
+    say "fuzzing ${target}s for $fuzz_seconds s: $(sed -n 's/^stat::number_of_executed_units: *//p' "build/long/fuzz-$target.log") inputs, nothing found"
+  done
 }
 
 # What must not grow: MiB resident, and open files.
