@@ -16,12 +16,13 @@
 namespace expertd::bench {
 namespace {
 
-absl::StatusOr<std::string> TinyCheckpoint(const std::string& bin_dir) {
+absl::StatusOr<std::string> Synthesise(const std::string& bin_dir, const std::vector<std::string>& shape) {
   const std::string dir = absl::StrCat(std::filesystem::temp_directory_path().string(), "/expertd_bench.", getpid());
-  auto synth = testing::Process::Start({bin_dir + "/expertd", "synth", "--like", "olmoe", "--layers", "1", "--experts",
-                                        "8", "--intermediate", "64", "--out", dir});
+  std::vector<std::string> command = {bin_dir + "/expertd", "synth", "--layers", "1", "--out", dir};
+  command.insert(command.end(), shape.begin(), shape.end());
+  auto synth = testing::Process::Start(command);
   if (!synth.ok()) return synth.status();
-  const auto code = (*synth)->Wait(std::chrono::seconds(60));
+  const auto code = (*synth)->Wait(std::chrono::minutes(5));
   if (code != 0) return absl::InternalError(absl::StrCat("expertd synth failed: ", (*synth)->err()));
   return dir;
 }
@@ -36,21 +37,22 @@ double Quantile(std::vector<double> values, double fraction) {
   return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
 }
 
-Channels Connect(const std::string& address, int connections) {
+Channels Connect(const std::string& address, int connections, std::shared_ptr<grpc::ChannelCredentials> credentials) {
+  if (credentials == nullptr) credentials = grpc::InsecureChannelCredentials();
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetMaxReceiveMessageSize(-1);
   Channels channels;
   for (int i = 0; i < connections; ++i) {
-    channels.push_back(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    channels.push_back(grpc::CreateCustomChannel(address, credentials, arguments));
   }
   return channels;
 }
 
-int RunOnTinyCheckpoint(const char* program, const std::string& bin_dir,
-                        const std::function<absl::Status(const std::string& checkpoint)>& run) {
-  const absl::StatusOr<std::string> checkpoint = TinyCheckpoint(bin_dir);
+int RunOnSynth(const char* program, const std::string& bin_dir, const std::vector<std::string>& shape,
+               const std::function<absl::Status(const std::string& checkpoint)>& run) {
+  const absl::StatusOr<std::string> checkpoint = Synthesise(bin_dir, shape);
   absl::Status status = checkpoint.status();
   if (status.ok()) {
     status = run(*checkpoint);
@@ -58,6 +60,11 @@ int RunOnTinyCheckpoint(const char* program, const std::string& bin_dir,
   }
   if (!status.ok()) std::fprintf(stderr, "%s: %s\n", program, status.ToString().c_str());
   return status.ok() ? 0 : 1;
+}
+
+int RunOnTinyCheckpoint(const char* program, const std::string& bin_dir,
+                        const std::function<absl::Status(const std::string& checkpoint)>& run) {
+  return RunOnSynth(program, bin_dir, {"--like", "olmoe", "--experts", "8", "--intermediate", "64"}, run);
 }
 
 }  // namespace expertd::bench

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
 
 #include <functional>
 #include <memory>
@@ -17,11 +18,15 @@ using Channels = std::vector<std::shared_ptr<grpc::Channel>>;
 // Linear between the values beside it; `values` is not empty.
 double Quantile(std::vector<double> values, double fraction);
 
-// Connections of their own, plaintext, without retries and limits.
-Channels Connect(const std::string& address, int connections);
+// Connections of their own, without retries and limits; plaintext without credentials.
+Channels Connect(const std::string& address, int connections,
+                 std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
 
-// Calls `run` with a folder that holds one small OLMoE-shaped layer (hidden size 2048), made by `<bin_dir>/expertd
-// synth` and removed afterwards. Says on stderr what went wrong, and returns the program's exit code.
+// Calls `run` with a folder that holds one layer, made by `<bin_dir>/expertd synth <shape>` and removed afterwards.
+// Says on stderr what went wrong, and returns the program's exit code.
+int RunOnSynth(const char* program, const std::string& bin_dir, const std::vector<std::string>& shape,
+               const std::function<absl::Status(const std::string& checkpoint)>& run);
+// On a small OLMoE-shaped layer (hidden size 2048).
 int RunOnTinyCheckpoint(const char* program, const std::string& bin_dir,
                         const std::function<absl::Status(const std::string& checkpoint)>& run);
 

@@ -2,7 +2,8 @@
 // methods, the same server arguments; every message is copied out of the transport's slices into one buffer and from
 // there into another, which is the answer. Buffers come from a pool, as expertd's do.
 //
-//   wire_echo        prints "listening on 127.0.0.1:PORT", serves until a signal ends it
+//   wire_echo [CERT KEY]    prints "listening on 127.0.0.1:PORT", serves until a signal ends it; over TLS with two PEM
+//                           files
 #include <unistd.h>
 
 #include <cstdio>
@@ -13,6 +14,8 @@
 
 #include "expertd/v1/expertd.grpc.pb.h"
 #include "kernels/base/mutex.h"
+#include "server/access/certificates.h"
+#include "server/access/tls_credentials.h"
 #include "server/listeners.h"
 
 namespace {
@@ -147,9 +150,15 @@ class EchoService final : public Base {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   EchoService service;
-  const auto listener = expertd::Listen({.address = "127.0.0.1:0", .max_message_bytes = kMaxMessageBytes}, {&service});
+  expertd::GrpcListenerOptions options = {.address = "127.0.0.1:0", .max_message_bytes = kMaxMessageBytes};
+  if (argc == 3) {
+    const auto certificates = expertd::OpenCertificates({.cert = argv[1], .key = argv[2], .client_ca = {}});
+    if (!certificates.ok()) return 1;
+    options.credentials = expertd::TlsCredentials(*certificates);
+  }
+  const auto listener = expertd::Listen(options, {&service});
   if (!listener.ok()) return 1;
   std::printf("listening on %s\n", listener->address.c_str());
   std::fflush(stdout);

@@ -4,13 +4,16 @@
 // server can differ more than the servers do; the two of a pair share the machine's mood). Prints the median ratio of
 // throughputs with its spread, and the difference of the median latencies with one request in flight.
 //
-//   wire_bench [--pairs N] [--connections N] [--in-flight N] [--window-ms N] [--kib N ...] [--mode M] [--json FILE]
+//   wire_bench [--pairs N] [--connections N] [--in-flight N] [--window-ms N] [--kib N ...] [--mode M] [--tls]
+//              [--json FILE]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +25,7 @@
 #include "tests/bench/server/bench_support.h"
 #include "tests/bench/server/raw_loop.h"
 #include "tests/integration/server_process.h"
+#include "tests/support/certificates.h"
 
 namespace expertd::bench {
 namespace {
@@ -37,6 +41,7 @@ struct Flags {
   int window_ms = 500;
   std::vector<std::int64_t> kib = {16, 256, 2048};
   std::string mode = "both";
+  bool tls = false;
   std::string json;
 };
 
@@ -125,25 +130,52 @@ nlohmann::ordered_json Report(const Cell& cell) {
           {"p50_difference_us", Quantile(differences, 0.5)}};
 }
 
+// A certificate of its own for each run, in files for the servers and as credentials for who calls them.
+struct Tls {
+  testing::TestFolder folder;
+  testing::TestAuthority authority{"wire_bench"};
+  std::string cert, key;
+
+  Tls() {
+    const testing::TestIdentity identity = authority.IssueForThisMachine();
+    cert = folder.Write("cert.pem", identity.cert);
+    key = folder.Write("key.pem", identity.key);
+  }
+  std::shared_ptr<grpc::ChannelCredentials> credentials() const {
+    return grpc::SslCredentials({.pem_root_certs = authority.cert(), .pem_private_key = {}, .pem_cert_chain = {}});
+  }
+};
+
 absl::Status Run(const Flags& flags, const std::string& checkpoint) {
-  auto echo = Process::Start({flags.bin_dir + "/wire_echo"});
+  std::optional<Tls> tls;
+  std::vector<std::string> echo_command = {flags.bin_dir + "/wire_echo"};
+  std::vector<std::string> server_flags = {"--checkpoint", checkpoint, "--device", "null"};
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plaintext
+  if (flags.tls) {
+    tls.emplace();
+    credentials = tls->credentials();
+    echo_command.insert(echo_command.end(), {tls->cert, tls->key});
+    server_flags.insert(server_flags.end(), {"--tls-cert", tls->cert, "--tls-key", tls->key});
+  }
+  auto echo = Process::Start(echo_command);
   if (!echo.ok()) return echo.status();
   const auto echo_address = (*echo)->WaitForLine("listening on ", std::chrono::seconds(10));
   if (!echo_address.has_value()) return absl::InternalError("wire_echo did not start");
-  auto expertd = ServerProcess::Start(flags.bin_dir, {"--checkpoint", checkpoint, "--device", "null"});
+  auto expertd = ServerProcess::Start(flags.bin_dir, server_flags);
   if (!expertd.ok()) return expertd.status();
 
-  const auto client = client::Client::Connect({.endpoint = (*expertd)->address()});
+  const auto client = client::Client::Connect({.endpoint = (*expertd)->address(), .credentials = credentials});
   if (!client.ok()) return client.status();
   const auto layer = client::ChooseLayer(**client, {});
   if (!layer.ok()) return layer.status();
-  const Channels echo_channels = Connect(*echo_address, flags.connections);
-  const Channels channels = Connect((*expertd)->address(), flags.connections);
+  const Channels echo_channels = Connect(*echo_address, flags.connections, credentials);
+  const Channels channels = Connect((*expertd)->address(), flags.connections, credentials);
 
   nlohmann::ordered_json json = {{"pairs", flags.pairs},
                                  {"connections", flags.connections},
                                  {"in_flight_per_connection", flags.in_flight},
-                                 {"window_ms", flags.window_ms}};
+                                 {"window_ms", flags.window_ms},
+                                 {"tls", flags.tls}};
   PrintHeader();
   for (const std::int64_t kib : flags.kib) {
     const std::int64_t bytes = kib << 10;
@@ -182,6 +214,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(4, 16384))
       ->capture_default_str();
   app.add_option("--mode", flags.mode)->check(CLI::IsMember({"both", "unary", "stream"}))->capture_default_str();
+  app.add_flag("--tls", flags.tls, "Both over TLS");
   app.add_option("--json", flags.json, "Also write the numbers to this file");
   CLI11_PARSE(app, argc, argv);
 
