@@ -1,5 +1,6 @@
 #include "server/commands/inspect.h"
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
 #include <memory>

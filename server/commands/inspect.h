@@ -1,7 +1,9 @@
 // `expertd inspect DIR [--json] [--family F]`: what a checkpoint holds and what of it expertd can run.
 #pragma once
 
-#include "CLI/CLI.hpp"
+namespace CLI {
+class App;
+}
 
 namespace expertd {
 

@@ -2,7 +2,9 @@
 // machines without a shell or another gRPC client.
 #pragma once
 
-#include "CLI/CLI.hpp"
+namespace CLI {
+class App;
+}
 
 namespace expertd {
 

@@ -1,7 +1,9 @@
 // `expertd serve`.
 #pragma once
 
-#include "CLI/CLI.hpp"
+namespace CLI {
+class App;
+}
 
 namespace expertd {
 

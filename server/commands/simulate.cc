@@ -1,5 +1,6 @@
 #include "server/commands/simulate.h"
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>

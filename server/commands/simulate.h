@@ -1,7 +1,9 @@
 // `expertd simulate --trace FILE --batch-us N ...`: what a trace of requests would do to a server of that speed.
 #pragma once
 
-#include "CLI/CLI.hpp"
+namespace CLI {
+class App;
+}
 
 namespace expertd {
 

@@ -1,7 +1,9 @@
 // `expertd synth --like MODEL --out DIR`: a checkpoint of random weights with a real model's shapes and names.
 #pragma once
 
-#include "CLI/CLI.hpp"
+namespace CLI {
+class App;
+}
 
 namespace expertd {
 

@@ -1,5 +1,6 @@
 #include "server/commands/verify.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

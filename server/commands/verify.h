@@ -1,7 +1,9 @@
 // `expertd verify`: an engine or a running server against expected outputs.
 #pragma once
 
-#include "CLI/CLI.hpp"
+namespace CLI {
+class App;
+}
 
 namespace expertd {
 

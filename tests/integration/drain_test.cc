@@ -27,7 +27,6 @@ using client::Request;
 using std::chrono::milliseconds;
 
 constexpr char kDraining[] = "draining; unanswered ids were not run";
-constexpr std::chrono::seconds kPatience{30};
 #ifdef __SANITIZE_ADDRESS__
 constexpr int kRounds = 5;
 #else

@@ -32,8 +32,6 @@ using client::Client;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr std::chrono::seconds kPatience{60};
-
 // Runs until it ends; {exit code, stderr}.
 std::pair<int, std::string> Outcome(const std::vector<std::string>& flags) {
   std::vector<std::string> argv = {EXPERTD_BIN_DIR "/expertd", "serve",       "--checkpoint",

@@ -22,19 +22,19 @@ const TensorEntry& Tensor(const SafetensorsFile& file, const std::string& name) 
   std::abort();
 }
 
-std::vector<double> ValuesOf(const TensorEntry& entry) {
-  return testing::ValuesOf(entry.data, entry.dtype, static_cast<std::size_t>(entry.bytes * 8 / BitsOf(entry.dtype)));
+std::vector<double> ElementsOf(const TensorEntry& entry) {
+  return ValuesOf(entry.data, entry.dtype, static_cast<std::size_t>(entry.bytes * 8 / BitsOf(entry.dtype)));
 }
 
 GoldenLayer ReadLayer(const SafetensorsFile& file, const std::string& suffix) {
   GoldenLayer layer;
   if (!absl::SimpleAtoi(suffix, &layer.layer)) std::abort();
-  layer.output = ValuesOf(Tensor(file, "output." + suffix));
+  layer.output = ElementsOf(Tensor(file, "output." + suffix));
   if (file.Find("topk_ids." + suffix) == nullptr) return layer;
   const TensorEntry& ids = Tensor(file, "topk_ids." + suffix);
   layer.k = ids.shape.at(1);
-  for (const double id : ValuesOf(ids)) layer.topk_ids.push_back(static_cast<std::int64_t>(id));
-  layer.topk_weights = ValuesOf(Tensor(file, "topk_weights." + suffix));
+  for (const double id : ElementsOf(ids)) layer.topk_ids.push_back(static_cast<std::int64_t>(id));
+  layer.topk_weights = ElementsOf(Tensor(file, "topk_weights." + suffix));
   return layer;
 }
 

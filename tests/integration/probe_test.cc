@@ -14,8 +14,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr std::chrono::seconds kPatience{30};
-
 Outcome Probe(const std::vector<std::string>& arguments) {
   return RunToEnd({EXPERTD_BIN_DIR "/expertd", "probe"}, arguments);
 }

@@ -17,6 +17,9 @@
 
 namespace expertd::testing {
 
+// How long a test waits for what must come.
+inline constexpr std::chrono::seconds kPatience{60};
+
 // Owns one child. Killed and reaped when destroyed; it also dies with the thread that started it.
 class Process {
  public:

@@ -19,8 +19,6 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr std::chrono::seconds kPatience{60};
-
 Outcome Serve(const std::vector<std::string>& flags) { return RunToEnd({EXPERTD_BIN_DIR "/expertd", "serve"}, flags); }
 
 // Exactly one line, which names the program and says `reason`.

@@ -1,5 +1,6 @@
 #include <expertd/v1/admin.grpc.pb.h>
 
+#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdint>
 #include <memory>

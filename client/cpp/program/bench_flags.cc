@@ -1,5 +1,7 @@
 #include "client/cpp/program/bench_flags.h"
 
+#include <CLI/CLI.hpp>
+
 #include "absl/strings/strip.h"
 #include "client/cpp/program/commands.h"
 

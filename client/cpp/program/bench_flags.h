@@ -1,13 +1,16 @@
 // The flags of `expertd-client bench`.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "client/cpp/client.h"
 #include "client/cpp/program/bench/campaign.h"
 #include "client/cpp/program/layers.h"
+
+namespace CLI {
+class App;
+}
 
 namespace expertd::client {
 

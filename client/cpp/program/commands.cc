@@ -1,5 +1,6 @@
 #include "client/cpp/program/commands.h"
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 
 namespace expertd::client {

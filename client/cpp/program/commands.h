@@ -1,11 +1,14 @@
 // The subcommands of expertd-client. Each sets *exit_code when it has run.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 
 #include "absl/status/status.h"
 #include "client/cpp/connection.h"
+
+namespace CLI {
+class App;
+}
 
 namespace expertd::client {
 

@@ -1,6 +1,7 @@
 // The command in this process, over the golden checkpoints.
 #include "server/commands/verify.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>

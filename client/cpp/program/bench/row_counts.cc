@@ -13,7 +13,7 @@ namespace expertd::client {
 namespace {
 
 constexpr std::int64_t kMostRows = 1 << 20;  // a table of Zipf's weights has as many entries
-constexpr double kMaxExponent = 10;
+constexpr double kMaxZipfExponent = 10;
 
 absl::Status Wrong(absl::string_view text, absl::string_view reason) {
   return absl::InvalidArgumentError(absl::StrCat("rows: ", text, ": ", reason));
@@ -50,8 +50,9 @@ absl::StatusOr<RowCounts> RowCounts::Parse(absl::string_view text) {
     const std::vector<absl::string_view> parts = absl::StrSplit(rest, absl::MaxSplits(':', 1));
     double exponent = 1;
     if (!ParseRange(parts[0], counts.least_, counts.most_)) return Wrong(text, absl::StrCat(parts[0], range));
-    if (parts.size() == 2 && (!absl::SimpleAtod(parts[1], &exponent) || !(exponent >= 0 && exponent <= kMaxExponent))) {
-      return Wrong(text, absl::StrCat("exponent ", parts[1], " is not in 0..", kMaxExponent));
+    if (parts.size() == 2 &&
+        (!absl::SimpleAtod(parts[1], &exponent) || !(exponent >= 0 && exponent <= kMaxZipfExponent))) {
+      return Wrong(text, absl::StrCat("exponent ", parts[1], " is not in 0..", kMaxZipfExponent));
     }
     counts.choice_.emplace_back(ZipfWeights(counts.most_ - counts.least_ + 1, exponent));
     return counts;
