@@ -121,7 +121,7 @@ TEST_F(ProgramTest, VerifyTellsAWrongServerFromAWrongCall) {
     const char* says;
   } kCases[] = {
       {{"--checkpoint", GoldenDir("olmoe")}, 1, "other weights"},
-      {{"--io", io, "--tolerance", "1e-6"}, 1, "FAILED: 1 layers"},
+      {{"--io", io, "--tolerance", "1e-12"}, 1, "FAILED: 1 layers"},
       {{"--io", GoldenDir("qwen3_moe_fp8") + "/io.safetensors"}, 3, "has 160 columns, layer 0 has"},
       {{"--io", io, "--model", "nobody"}, 2, "nobody has no layer in service; the server has qwen2_moe"},
       {{"--io", io, "--layer", "7"}, 2, "there is no MoE layer 7"},

@@ -119,7 +119,7 @@ TEST(VerifyTest, WrongNumbersAreExitOne) {
   const Outcome other = Verify({"--checkpoint", kGolden + "olmoe", "--io", Io("mixtral")});
   EXPECT_EQ(other.exit_code, 1);
   EXPECT_THAT(other.out, ::testing::HasSubstr("routing mismatches 19 (first: row 0)  FAILED"));
-  const Outcome strict = Verify({"--checkpoint", kGolden + "olmoe", "--tolerance", "1e-6", "--json"});
+  const Outcome strict = Verify({"--checkpoint", kGolden + "olmoe", "--tolerance", "1e-12", "--json"});
   EXPECT_EQ(strict.exit_code, 1);
   EXPECT_FALSE(nlohmann::json::parse(strict.out)["ok"]);
 }
