@@ -46,17 +46,14 @@ endfunction()
 # expertd_test(<name> SOURCES ... LIBS ... [LABELS ...] [TIMEOUT s] [ARGS ...]): a GoogleTest program, registered with ctest.
 # Labels with a meaning: `tsan` (threads of ours and no gRPC: runs under ThreadSanitizer too, target tsan_tests), `no-sanitizer`
 # (measures memory or time, or starts processes so often that a sanitizer build cannot), `long` (only with tests/run.sh --long).
-# A test's own files are compiled once and run for seconds, so they are not optimised, and UndefinedBehaviorSanitizer does not look at
-# them: that would cost CI more than it saves (half of their compile time). What they test comes from libraries where it does.
+# A test's own files are compiled once and run for seconds, so they are not optimised: that would cost CI more than it saves. What
+# they test comes from libraries that are.
 add_custom_target(tsan_tests)
 function(expertd_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS;ARGS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE expertd_options ${ARG_LIBS} GTest::gmock GTest::gtest_main)
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O0>)
-  if(EXPERTD_SANITIZER MATCHES "undefined")
-    target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=undefined>)
-  endif()
   target_compile_definitions(${name} PRIVATE EXPERTD_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data"
                                              EXPERTD_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
   if(NOT ARG_TIMEOUT)

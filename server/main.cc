@@ -1,12 +1,7 @@
 // expertd: see README.md.
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
-#include "server/commands/inspect.h"
-#include "server/commands/probe.h"
-#include "server/commands/serve.h"
-#include "server/commands/simulate.h"
-#include "server/commands/synth.h"
-#include "server/commands/verify.h"
+#include "server/commands/commands.h"
 #include "server/lifecycle.h"
 #include "server/server.h"
 

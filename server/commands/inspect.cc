@@ -1,5 +1,3 @@
-#include "server/commands/inspect.h"
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
@@ -11,6 +9,7 @@
 #include "kernels/checkpoint/checkpoint.h"
 #include "kernels/expert_path.h"
 #include "nlohmann/json.hpp"
+#include "server/commands/commands.h"
 
 namespace expertd {
 namespace {

@@ -1,5 +1,3 @@
-#include "server/commands/probe.h"
-
 #include <grpcpp/grpcpp.h>
 
 #include <CLI/CLI.hpp>
@@ -11,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/commands/commands.h"
 
 namespace expertd {
 namespace {

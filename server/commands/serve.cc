@@ -1,5 +1,3 @@
-#include "server/commands/serve.h"
-
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -13,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/engine_factory.h"
+#include "server/commands/commands.h"
 #include "server/layer_plan.h"
 #include "server/lifecycle.h"
 #include "server/log.h"

@@ -1,5 +1,3 @@
-#include "server/commands/simulate.h"
-
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
@@ -10,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/commands/commands.h"
 #include "server/lifecycle.h"
 #include "server/scheduler/simulator.h"
 

@@ -1,4 +1,4 @@
-#include "server/commands/synth.h"
+#include "kernels/checkpoint/synth.h"
 
 #include <unistd.h>
 
@@ -11,7 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "kernels/checkpoint/synth.h"
+#include "server/commands/commands.h"
 
 namespace expertd {
 namespace {

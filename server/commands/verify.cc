@@ -1,5 +1,3 @@
-#include "server/commands/verify.h"
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
@@ -18,6 +16,7 @@
 #include "kernels/checkpoint/checkpoint.h"
 #include "kernels/reference/compare.h"
 #include "kernels/reference/io_file.h"
+#include "server/commands/commands.h"
 #include "server/commands/verify_subject.h"
 #include "server/lifecycle.h"
 

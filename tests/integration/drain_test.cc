@@ -26,6 +26,7 @@ using client::Client;
 using client::Request;
 using std::chrono::milliseconds;
 
+constexpr std::chrono::seconds kDrainPatience{30};
 constexpr char kDraining[] = "draining; unanswered ids were not run";
 #ifdef __SANITIZE_ADDRESS__
 constexpr int kRounds = 5;
@@ -81,7 +82,7 @@ class DrainTest : public ::testing::Test {
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
     request_ = golden_.RequestFor(golden_.layers[0].layer);
-    const auto alone = client_->Forward(request_, kPatience);
+    const auto alone = client_->Forward(request_, kDrainPatience);
     ASSERT_TRUE(alone.ok()) << alone.status();
     expected_ = alone->OutputString();
   }
@@ -107,7 +108,7 @@ class DrainTest : public ::testing::Test {
     request.head.set_traceparent(caller.trace);
     for (std::uint64_t id = 1;; ++id) {
       request.head.set_request_id(id);
-      const auto answer = client_->Forward(request, kPatience);
+      const auto answer = client_->Forward(request, kDrainPatience);
       caller.Note(id, answer, expected_);
       if (!answer.ok()) break;
     }
@@ -126,7 +127,7 @@ class DrainTest : public ::testing::Test {
     server_->process().Signal(SIGTERM);
     in_grace();
     for (std::thread& thread : threads) thread.join();
-    EXPECT_EQ(server_->process().Wait(kPatience), 0) << server_->process().err().substr(0, 2000);
+    EXPECT_EQ(server_->process().Wait(kDrainPatience), 0) << server_->process().err().substr(0, 2000);
     const auto ran = IdsThatRan(server_->process().err());
     for (const auto& caller : callers_) {
       SCOPED_TRACE(caller->trace);
@@ -187,7 +188,7 @@ TEST_F(DrainTest, ASecondSignalEndsTheGrace) {
   Start({"--drain-grace-ms", "60000"});
   server_->process().Signal(SIGTERM);
   EXPECT_EQ(server_->process().Wait(milliseconds(300)), std::nullopt);
-  EXPECT_TRUE(client_->Forward(request_, kPatience).ok()) << "the grace serves";
+  EXPECT_TRUE(client_->Forward(request_, kDrainPatience).ok()) << "the grace serves";
   server_->process().Signal(SIGINT);
   EXPECT_EQ(server_->process().Wait(std::chrono::seconds(10)), 6);
 }

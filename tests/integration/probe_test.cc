@@ -14,6 +14,8 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
+constexpr std::chrono::seconds kProbePatience{30};
+
 Outcome Probe(const std::vector<std::string>& arguments) {
   return RunToEnd({EXPERTD_BIN_DIR "/expertd", "probe"}, arguments);
 }
@@ -22,7 +24,7 @@ TEST(ProbeTest, FollowsTheServersHealth) {
   const auto server = ServerProcess::Start(EXPERTD_BIN_DIR, {"--checkpoint", GoldenDir("olmoe"), "--health-address",
                                                              "127.0.0.1:0", "--drain-grace-ms", "60000"});
   ASSERT_TRUE(server.ok()) << server.status();
-  const std::string address = (*server)->process().WaitForLine("health on ", kPatience).value_or("");
+  const std::string address = (*server)->process().WaitForLine("health on ", kProbePatience).value_or("");
   for (const char* service : {"", "live", "olmoe/0"}) {
     const Outcome outcome = Probe({"--address", address, "--service", service});
     EXPECT_EQ(outcome.code, 0) << service << ": " << outcome.err;
@@ -36,7 +38,7 @@ TEST(ProbeTest, FollowsTheServersHealth) {
 
   (*server)->process().Signal(SIGTERM);
   Outcome ready;
-  for (const auto end = std::chrono::steady_clock::now() + kPatience; std::chrono::steady_clock::now() < end;) {
+  for (const auto end = std::chrono::steady_clock::now() + kProbePatience; std::chrono::steady_clock::now() < end;) {
     if (ready = Probe({"--address", address}); ready.code != 0) break;
   }
   EXPECT_EQ(ready.code, 1);

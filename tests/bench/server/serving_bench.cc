@@ -5,7 +5,7 @@
 //   merging  --callers callers of --rows rows each against one caller with all of those rows in one request: rows per
 //            second, pair after pair, and how the callers' requests shared batches
 //   tail     an open loop with Poisson arrivals on streams: a ladder of rates up to the knee (the highest of which 99 %
-//            were answered in time: five times the p50 alone), then p50 and p99 at 70 % of it
+//            were answered in time: five times the p50 alone, at least 1 ms), then p50 and p99 at 70 % of it
 //
 //   serving_bench [--like PRESET | --checkpoint DIR] [--device D] [--rows N] [--callers N] [--pairs N] [--seconds X]
 #include <CLI/CLI.hpp>

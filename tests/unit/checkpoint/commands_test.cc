@@ -1,4 +1,6 @@
 // `expertd inspect` and `expertd synth` as a user calls them: output and exit codes.
+#include "server/commands/commands.h"
+
 #include <algorithm>
 #include <filesystem>
 #include <string>
@@ -9,8 +11,6 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "server/commands/inspect.h"
-#include "server/commands/synth.h"
 #include "tests/unit/checkpoint/tiny_checkpoint.h"
 
 namespace expertd {

@@ -1,6 +1,4 @@
 // The command in this process, over the golden checkpoints.
-#include "server/commands/verify.h"
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
@@ -10,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/commands/commands.h"
 
 namespace expertd {
 namespace {

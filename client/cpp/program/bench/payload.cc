@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::int64_t kPoolBytes = 16 << 20;  // of one hidden size, unless a request is larger
 constexpr std::int64_t kPoolRequests = 64;     // of the largest size: enough that no two in flight are alike
-constexpr double kMaxExponent = 10;
 
 template <class T>
 void Append(T value, std::string& out) {
@@ -74,11 +73,11 @@ absl::StatusOr<ExpertSkew> ParseRouting(absl::string_view text) {
   absl::string_view rest = text;
   double exponent = 0;
   if (absl::ConsumePrefix(&rest, "zipf:") && absl::SimpleAtod(rest, &exponent) && exponent >= 0 &&
-      exponent <= kMaxExponent) {
+      exponent <= kMaxZipfExponent) {
     return ExpertSkew(exponent);
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      "routing: ", text, " is neither server nor uniform nor zipf:EXPONENT with 0 <= EXPONENT <= ", kMaxExponent));
+      "routing: ", text, " is neither server nor uniform nor zipf:EXPONENT with 0 <= EXPONENT <= ", kMaxZipfExponent));
 }
 
 Payloads::Payloads(const std::vector<v1::Layer>& layers, std::int64_t most_rows, ExpertSkew skew, std::uint64_t seed)

@@ -13,7 +13,6 @@ namespace expertd::client {
 namespace {
 
 constexpr std::int64_t kMostRows = 1 << 20;  // a table of Zipf's weights has as many entries
-constexpr double kMaxZipfExponent = 10;
 
 absl::Status Wrong(absl::string_view text, absl::string_view reason) {
   return absl::InvalidArgumentError(absl::StrCat("rows: ", text, ": ", reason));

@@ -7,6 +7,9 @@
 
 namespace expertd::client {
 
+// What a user may ask for.
+inline constexpr double kMaxZipfExponent = 10;
+
 // 1 / (r + 1)^exponent for r in [0, n).
 std::vector<double> ZipfWeights(std::int64_t n, double exponent);
 
