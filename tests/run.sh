@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The CI set on a bare Debian 12 machine: installs, builds, tests under release, sanitizers and clang, and prints totals.
 #
-#   tests/run.sh            everything that CI runs (at most 35 minutes on 2 cores)
+#   tests/run.sh            everything that CI runs (meant for 35 minutes on 2 cores; what it takes: CONTRIBUTING.md)
 #   tests/run.sh --long [ARGUMENTS OF tests/long.sh]      after that, what CI leaves out: repeated stress, fuzzing, the soak, the
 #                           image; writes tests/LONG.md
 set -euo pipefail
