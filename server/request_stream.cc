@@ -129,6 +129,7 @@ void RequestStream::OnWriteDone(bool ok) {
   {
     MutexLock lock(mutex_);
     writing_ = false;
+    headers_sent_ = true;
     AddUnsent(-std::exchange(writing_bytes_, 0));
   }
   if (ok) {
@@ -195,7 +196,8 @@ RequestStream::Actions RequestStream::Next() {
     writing_bytes_ = static_cast<std::int64_t>(outgoing_.Length());
     answers_.pop_front();
     writing_ = actions.write = true;
-    actions.more = !answers_.empty();
+    // Not with the first: it sends the headers too, and a write of headers that is held back never comes to an end.
+    actions.more = headers_sent_ && !answers_.empty();
   }
   // Answers count too: who does not read them is not read from.
   const auto held = static_cast<std::int64_t>(in_flight_.size() + early_.size() + answers_.size()) + (writing_ ? 1 : 0);

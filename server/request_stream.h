@@ -117,6 +117,7 @@ class RequestStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byt
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;             // from StartRead until the message was handled
   bool handling_ ABSL_GUARDED_BY(mutex_) = false;            // a message was read and is not in in_flight_ yet
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool headers_sent_ ABSL_GUARDED_BY(mutex_) = false;  // with the first write
   std::int64_t writing_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;    // cancelled, or a write failed: nothing can be answered
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;  // Finish was decided

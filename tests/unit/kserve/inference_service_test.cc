@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 #include <inference/grpc_service.grpc.pb.h>
 
+#include <chrono>
+#include <thread>
+
 #include "tests/unit/kserve/shm_object.h"
 #include "tests/unit/server/server_fixture.h"
 
@@ -143,6 +146,29 @@ TEST_F(InferenceServiceTest, AStreamAnswersInTheOrderOfItsRequests) {
       EXPECT_THAT(response.error_message(), HasSubstr("NOT_FOUND: model 'nobody'"));
     }
   }
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+// Two answers that are due at once on a connection where nothing else happens: the first write also sends the headers.
+TEST_F(InferenceServiceTest, AStreamsFirstAnswersNeedNoOtherTraffic) {
+  options_.metrics_address = "127.0.0.1:0";
+  Begin();
+  const auto context = Context();
+  const auto stream = inference_->ModelStreamInfer(context.get());
+  engine_->Close();
+  ASSERT_TRUE(stream->Write(Request("first")));
+  ModelInferRequest refused = Request("second");
+  refused.set_model_name("nobody/0");
+  ASSERT_TRUE(stream->Write(refused));
+  ASSERT_TRUE(stream->WritesDone());
+  const std::string refusals = "expertd_requests_total{code=\"NOT_FOUND\",rpc=\"ModelStreamInfer\"}";
+  ASSERT_TRUE(Eventually([&] { return Metric(refusals) == 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // until the transport's own frames are out
+  engine_->Open();
+  inference::ModelStreamInferResponse response;
+  EXPECT_TRUE(stream->Read(&response));
+  EXPECT_TRUE(stream->Read(&response));
   EXPECT_FALSE(stream->Read(&response));
   EXPECT_TRUE(stream->Finish().ok());
 }
