@@ -14,6 +14,22 @@ struct NamedPath {
 constexpr NamedPath kPaths[] = {
     {"auto", ExpertPath::kAuto}, {"sorted", ExpertPath::kSorted}, {"batched", ExpertPath::kBatched}};
 
+cuda::WeightCode CodeOf(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kBF16:
+      return cuda::WeightCode::kBF16;
+    case WeightFormat::kF16:
+      return cuda::WeightCode::kF16;
+    case WeightFormat::kF32:
+      return cuda::WeightCode::kF32;
+    case WeightFormat::kFp8Block128:
+      return cuda::WeightCode::kFp8;
+    case WeightFormat::kMxfp4:
+      return cuda::WeightCode::kMxfp4;
+  }
+  return cuda::WeightCode::kElement;
+}
+
 }  // namespace
 
 absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name) {
@@ -25,10 +41,8 @@ absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name) {
 }
 
 std::string HopperPathInWords(const LayerSpec& spec) {
-  // The kernel tells bf16 from everything else, no more.
-  const bool bf16 = spec.expert_format == WeightFormat::kBF16;
-  const char* const obstacle = cuda::FusedObstacle(bf16 ? cuda::WeightCode::kBF16 : cuda::WeightCode::kElement,
-                                                   spec.hidden_size, spec.intermediate_size, spec.held_experts);
+  const char* const obstacle =
+      cuda::FusedObstacle(CodeOf(spec.expert_format), spec.hidden_size, spec.intermediate_size, spec.held_experts);
   return obstacle == nullptr ? "fused" : absl::StrCat("sorted: ", obstacle);
 }
 

@@ -17,6 +17,10 @@ absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream) {
     if (!Aligned16({launch.x, launch.w, launch.out})) {
       return absl::InvalidArgumentError("x, w, out: bf16 rows must be 16-byte aligned");
     }
+    if (!launch.wide_out &&
+        UsesHopperProduct(*device, launch.element, launch.weights, launch.in, launch.out_features, launch.experts)) {
+      return EnqueueHopperProduct(launch, stream);
+    }
     launch.tile = ChooseGemmTile(launch.positions, launch.experts, *device, launch.weights);
     launch.blocks = GemmBlocks(launch.tile, launch.positions, launch.experts, launch.out_features, *device);
     return FromCuda(LaunchGroupedGemm(launch, stream.handle), "moe_grouped_gemm");

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/grouped_gemm_config.h"
+#include "kernels/cuda/hopper/packed_weights.h"
 
 namespace expertd::cuda {
 
@@ -20,7 +21,8 @@ struct GroupedGemmLaunch {
   int rows_divisor = 1;                   // the x row of a position is gather[position] / rows_divisor
   const std::int32_t* offsets = nullptr;  // [experts + 1]
   const void* w = nullptr;                // [experts, out_features, in]
-  const void* scales = nullptr;           // of w, as WeightCode says, for each expert
+  const void* scales = nullptr;           // of w, as WeightCode says, for each expert; null when w is packed
+  Packing packing = Packing::kNone;       // only the plain kernel reads packed weights
   void* out = nullptr;                    // [positions, out_features]
 };
 

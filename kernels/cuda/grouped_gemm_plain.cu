@@ -15,10 +15,41 @@ constexpr int kTile = 32;
 constexpr int kThreads = 256;
 constexpr int kRowsAtOnce = kThreads / kTile;
 
+// Scales that are infinite in the fused kernel are NaN here.
+__device__ std::uint8_t UnpackedFp4Scale(std::uint8_t packed) {
+  return packed == 255 ? packed : static_cast<std::uint8_t>(packed - kFp4ScaleOffset);
+}
+
+// The same element of weights that were packed for Hopper's fused kernel, whose layer also takes f32 rows.
+template <WeightCode kCode>
+__device__ float PackedAt(const GroupedGemmLaunch& launch, std::int64_t row, std::int64_t k) {
+  constexpr PackedBlock kBlock = {kCode};
+  const PackedRow place = PlaceOfRow(launch.packing, row % launch.out_features, launch.out_features);
+  const auto* const block = static_cast<const std::uint8_t*>(launch.w) +
+                            row / launch.out_features * PackedBytes(kCode, launch.out_features, launch.in) +
+                            (place.tile * PackedSteps(launch.in) + k / kPackedK) * kBlock.bytes();
+  const std::uint8_t* const line =
+      block + kBlock.scale_bytes() + k / kPackedLineK % 2 * kBlock.half_bytes() + place.line * kBlock.line_bytes();
+  const int within = static_cast<int>(k % kPackedLineK);
+  if constexpr (kCode == WeightCode::kBF16) {
+    return ToFloat(*reinterpret_cast<const bf16*>(line + Bf16Byte(place.line, within)));
+  } else if constexpr (kCode == WeightCode::kFp8) {
+    return Fp8ToFloat(line[Fp8Byte(within)]) * reinterpret_cast<const float*>(block)[place.line % 16 / 8];
+  } else {
+    const Fp4Bits bits = Fp4Place(within);
+    const std::uint32_t word = reinterpret_cast<const std::uint32_t*>(line)[bits.word];
+    return Fp4ToFloat((word >> bits.magnitude & 7) | (word >> bits.sign & 1) << 3) *
+           E8m0ToFloat(UnpackedFp4Scale(block[place.line * 4 + k / 32 % 4]));
+  }
+}
+
 // Element k of row `row` of all experts' rows.
 template <WeightCode kCode>
 __device__ float WeightAt(const GroupedGemmLaunch& launch, std::int64_t row, std::int64_t k) {
   const std::int64_t at = row * launch.in + k;
+  if constexpr (kCode == WeightCode::kBF16 || IsQuantised(kCode)) {
+    if (launch.packing != Packing::kNone) return PackedAt<kCode>(launch, row, k);
+  }
   if constexpr (kCode == WeightCode::kBF16) return ToFloat(static_cast<const bf16*>(launch.w)[at]);
   if constexpr (kCode == WeightCode::kF16) return __half2float(static_cast<const __half*>(launch.w)[at]);
   if constexpr (kCode == WeightCode::kF32) return static_cast<const float*>(launch.w)[at];

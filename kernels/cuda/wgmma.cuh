@@ -77,6 +77,23 @@ __device__ inline void ArriveWhenCopied(const Barrier& barrier) {
   EXPERTD_SM90A("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier.address()) : "memory");
 }
 
+// `bytes` from one place to another, both multiples of 16; they arrive at `barrier`.
+__device__ inline void CopyBulk(std::uint32_t to, const void* from, int bytes, const Barrier& barrier) {
+  EXPERTD_SM90A("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                "l"(from), "r"(bytes), "r"(barrier.address())
+                : "memory");
+}
+
+__device__ inline std::uint32_t LoadSharedWord(std::uint32_t from) {
+  std::uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(from) : "memory");
+  return word;
+}
+__device__ inline uint2 LoadSharedPair(std::uint32_t from) {
+  uint2 words;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(words.x), "=r"(words.y) : "r"(from) : "memory");
+  return words;
+}
 __device__ inline uint4 LoadShared(std::uint32_t from) {
   uint4 words;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -136,6 +153,14 @@ __device__ inline void CommitProducts() { EXPERTD_SM90A("wgmma.commit_group.sync
 template <int kPending>
 __device__ inline void WaitProducts() {
   EXPERTD_SM90A("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps reads of a finished product's sums behind the wait for it: to the compiler they look ready when they are asked
+// for.
+template <int kCount>
+__device__ inline void SumsAreReady(float (&sums)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
 // d[64, 256] += a[64, 16] . b[16, 256] by a warpgroup, bf16 in, f32 sums; lines of b run along 256, lines of a along 16

@@ -1,9 +1,11 @@
 // The engine on a device: shapes that the contract suite (tests/contract) does not enumerate, and one engine for each
 // device of a machine. Its small cases are one of every kernel of the engine x row type x tail, for compute-sanitizer.
 #include <algorithm>
+#include <set>
 #include <thread>
 
 #include "kernels/cuda/engine/cuda_engine.h"
+#include "kernels/cuda/hopper/fused_config.h"
 #include "tests/contract/harness.h"
 #include "tests/gpu/gpu_test.h"
 
@@ -16,6 +18,7 @@ using contract::Part;
 using contract::PreRoute;
 using contract::RunPart;
 using contract::RunParts;
+using contract::SlicePart;
 
 constexpr std::int64_t kWorkspaceBytes = 256 << 20;
 
@@ -69,14 +72,20 @@ std::vector<Format> Formats() {
                         {WeightFormat::kFp8Block128, 160, 136, 40, false},
                         {WeightFormat::kFp8Block128, 384, 256, 128, true},
                         {WeightFormat::kMxfp4, 96, 64, 32, true},
-                        {WeightFormat::kMxfp4, 256, 384, 0, false}},
+                        {WeightFormat::kMxfp4, 256, 384, 0, false},
+                        {WeightFormat::kFp8Block128, 512, 704, 64, true},
+                        {WeightFormat::kFp8Block128, 576, 512, 0, false},
+                        {WeightFormat::kMxfp4, 512, 576, 64, true},
+                        {WeightFormat::kMxfp4, 2880, 512, 0, false}},
                        {{WeightFormat::kBF16, 160, 72, 40, false},
                         {WeightFormat::kBF16, 256, 128, 0, false},
                         {WeightFormat::kBF16, 33, 17, 9, true},
                         {WeightFormat::kF16, 72, 40, 24, false},
                         {WeightFormat::kF32, 72, 41, 24, true},
                         {WeightFormat::kFp8Block128, 160, 136, 40, false},
-                        {WeightFormat::kMxfp4, 96, 64, 32, true}});
+                        {WeightFormat::kFp8Block128, 192, 128, 0, true},
+                        {WeightFormat::kMxfp4, 96, 64, 32, true},
+                        {WeightFormat::kMxfp4, 192, 128, 0, true}});
 }
 
 TEST_F(EngineGpuTest, EveryFormatAndRowTypeIsTheReference) {
@@ -102,6 +111,58 @@ TEST_F(EngineGpuTest, EveryFormatAndRowTypeIsTheReference) {
         ExpectReference(std::move(parts));
       }
     }
+  }
+}
+
+// Hopper's fused kernel on codes: every activation is compiled into it.
+TEST_F(EngineGpuTest, EveryActivationOfCodesIsTheReference) {
+  for (const WeightFormat format : {WeightFormat::kFp8Block128, WeightFormat::kMxfp4}) {
+    for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh, Activation::kRelu,
+                                        Activation::kRelu2, Activation::kSwigluOai}) {
+      LayerSpec spec =
+          SimpleSpec(/*hidden_size=*/192, /*num_experts=*/6, /*experts_per_token=*/3, /*intermediate=*/128);
+      spec.expert_format = format;
+      spec.activation = activation;
+      spec.expert_bias = activation == Activation::kSwigluOai;
+      Load(spec);
+      for (const std::int64_t n : Cases<std::int64_t>({1, 30, 200, 601}, {30})) {
+        SCOPED_TRACE(std::string(WeightFormatName(format)) + " activation " +
+                     std::to_string(static_cast<int>(activation)) + " N " + std::to_string(n));
+        ExpectReference({MakePart(n, 192, DType::kBF16, 61)});
+      }
+    }
+  }
+}
+
+// One expert for all rows: its rows take every width of every tile, whole and in parts.
+TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
+  constexpr std::int64_t kD = 576, kF = 512;
+  const std::int64_t rows = SmallTests() ? 110 : 1025;
+  const std::pair<WeightFormat, cuda::WeightCode> formats[] = {{WeightFormat::kBF16, cuda::WeightCode::kBF16},
+                                                               {WeightFormat::kFp8Block128, cuda::WeightCode::kFp8},
+                                                               {WeightFormat::kMxfp4, cuda::WeightCode::kMxfp4}};
+  for (const auto& [format, code] : formats) {
+    LayerSpec spec = SimpleSpec(kD, /*num_experts=*/2, /*experts_per_token=*/1, kF);
+    spec.expert_format = format;
+    Load(spec);
+    Part all = MakePart(rows, kD, DType::kBF16, 71);
+    all.k = 1;
+    all.ids.assign(rows, 1);
+    all.weights.assign(rows, 0.75f);
+    const Rows want = RunPart(*engine_, *layer_, all);
+    for (int i = 0; i < 5; ++i)
+      EXPECT_TRUE(RunPart(*engine_, *layer_, all) == want) << WeightFormatName(format) << " again";
+    std::vector<std::int64_t> counts = {511, 512, 513, 1024};
+    if (SmallTests()) counts = {1, 40, 100};
+    for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
+    std::set<cuda::FusedTileId> tiles;
+    for (const std::int64_t n : counts) {
+      tiles.insert(cuda::ChooseFusedTile(n, 2, kF, code));
+      Part part = SlicePart(all, rows - n, n);
+      const Rows got = RunPart(*engine_, *layer_, part);
+      ASSERT_TRUE(got == want.Slice(rows - n, n)) << WeightFormatName(format) << ' ' << n << " rows";
+    }
+    EXPECT_EQ(tiles.size(), 3u) << WeightFormatName(format);
   }
 }
 

@@ -100,6 +100,10 @@ class CudaLayerLoader {
     if (!device.ok()) return device.status();
     experts.fused =
         layer_.path_ == ExpertPath::kAuto && *gate == *down && UsesFused(*device, Element::kBF16, *gate, d, f, count);
+    if (experts.fused) {
+      experts.gate_up.packing = Packing::kGateUp;
+      experts.down.packing = Packing::kRows;
+    }
     return absl::OkStatus();
   }
 
@@ -167,21 +171,34 @@ class CudaLayerLoader {
     if (!like(w.gate, experts.gate_up.code) || !like(w.up, experts.gate_up.code) || !like(w.down, experts.down.code)) {
       return absl::InvalidArgumentError("its dtypes differ from the first expert's");
     }
-    return First({UploadMatrix(w.gate, w.gate_bias, experts.gate_up, index, 0),
-                  UploadMatrix(w.up, w.up_bias, experts.gate_up, index, experts.f),
-                  UploadMatrix(w.down, w.down_bias, experts.down, index, 0)});
+    return First(
+        {UploadMatrix(w.gate, experts.gate_up, index, 0), UploadMatrix(w.up, experts.gate_up, index, experts.f),
+         UploadMatrix(w.down, experts.down, index, 0), UploadPacked({w.gate, w.up}, experts.gate_up, index),
+         UploadPacked({w.down}, experts.down, index), UploadBias(w.gate_bias, experts.gate_up, index, 0),
+         UploadBias(w.up_bias, experts.gate_up, index, experts.f), UploadBias(w.down_bias, experts.down, index, 0)});
   }
 
-  // Rows [first, first + view.out) of expert `index` of `matrix`.
-  absl::Status UploadMatrix(const WeightView& view, const VectorView& bias, const DeviceMatrix& matrix,
-                            std::int64_t index, std::int64_t first) {
+  // Rows [first, first + view.out) of expert `index` of `matrix`, unless it is packed.
+  absl::Status UploadMatrix(const WeightView& view, const DeviceMatrix& matrix, std::int64_t index,
+                            std::int64_t first) {
+    if (matrix.packing != Packing::kNone) return absl::OkStatus();
     const std::int64_t row = index * matrix.out + first;
     absl::Status status = upload_.Codes(view, matrix.codes + row * CodeRowBytes(matrix.code, matrix.in));
     if (status.ok() && matrix.scales != nullptr) {
       status = upload_.Scales(view, matrix.scales + row * ScaleRowBytes(matrix.code, matrix.in));
     }
-    if (status.ok() && matrix.bias != nullptr) status = upload_.Floats(bias, matrix.bias + row * 4);
     return status;
+  }
+
+  // Expert `index` of a matrix that is packed, from its one part or two.
+  absl::Status UploadPacked(std::initializer_list<WeightView> views, const DeviceMatrix& matrix, std::int64_t index) {
+    if (matrix.packing == Packing::kNone) return absl::OkStatus();
+    return upload_.Packed(matrix.code, views, matrix.packing, matrix.codes + index * matrix.code_bytes());
+  }
+
+  absl::Status UploadBias(const VectorView& bias, const DeviceMatrix& matrix, std::int64_t index, std::int64_t first) {
+    return matrix.bias == nullptr ? absl::OkStatus()
+                                  : upload_.Floats(bias, matrix.bias + (index * matrix.out + first) * 4);
   }
 
   const LayerSource& source_;

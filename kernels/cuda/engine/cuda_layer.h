@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/cuda/engine/memory.h"
 #include "kernels/cuda/engine/weight_upload.h"
+#include "kernels/cuda/hopper/packed_weights.h"
 #include "kernels/engine.h"
 #include "kernels/expert_path.h"
 
@@ -16,12 +17,16 @@ namespace expertd::cuda {
 // [out, in] for each of some experts, one after another. Device pointers into the layer's memory.
 struct DeviceMatrix {
   WeightCode code = WeightCode::kBF16;
+  Packing packing = Packing::kNone;  // otherwise scales are among the codes
   std::int64_t out = 0, in = 0;
   std::byte* codes = nullptr;
-  std::byte* scales = nullptr;                                                // null: none
-  std::byte* bias = nullptr;                                                  // f32 [out] for each expert, or null
-  std::int64_t code_bytes() const { return out * CodeRowBytes(code, in); }    // of one expert
-  std::int64_t scale_bytes() const { return out * ScaleRowBytes(code, in); }  // of one expert
+  std::byte* scales = nullptr;  // null: none
+  std::byte* bias = nullptr;    // f32 [out] for each expert, or null
+  // Of one expert.
+  std::int64_t code_bytes() const {
+    return packing == Packing::kNone ? out * CodeRowBytes(code, in) : PackedBytes(code, out, in);
+  }
+  std::int64_t scale_bytes() const { return packing == Packing::kNone ? out * ScaleRowBytes(code, in) : 0; }
 };
 
 struct DeviceExperts {

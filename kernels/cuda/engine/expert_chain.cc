@@ -32,6 +32,7 @@ absl::Status Multiply(const Product& product, DType dtype, Stream stream) {
                              .offsets = product.offsets,
                              .w = product.matrix.codes,
                              .scales = product.matrix.scales,
+                             .packing = product.matrix.packing,
                              .out = product.out},
                             stream);
 }
@@ -57,6 +58,7 @@ absl::Status Fused(const ExpertWork& work, Stream stream) {
                               .experts = work.experts.count,
                               .d = work.experts.d,
                               .f = work.experts.f,
+                              .weights = work.experts.gate_up.code,
                               .gate = GateOf(work.spec.activation),
                               .limit = work.spec.swiglu_limit,
                               .alpha = work.spec.swiglu_alpha,
@@ -64,6 +66,7 @@ absl::Status Fused(const ExpertWork& work, Stream stream) {
                               .sorted_slots = work.sorted_slots,
                               .rows = chain.spread != nullptr ? chain.spread : work.x,
                               .rows_divisor = chain.spread != nullptr ? 1 : static_cast<int>(work.k),
+                              .packed = work.experts.gate_up.packing != Packing::kNone,
                               .gate_up = work.experts.gate_up.codes,
                               .down = work.experts.down.codes,
                               .gate_up_bias = reinterpret_cast<const float*>(work.experts.gate_up.bias),
@@ -99,8 +102,8 @@ absl::Status Sorted(const ExpertWork& work, Stream stream) {
 }  // namespace
 
 std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype) {
-  return experts.fused && dtype == DType::kBF16 && positions > 0 ? FusedCounters(positions, experts.count, experts.f)
-                                                                 : 0;
+  if (!experts.fused || dtype != DType::kBF16 || positions == 0) return 0;
+  return FusedCounters(positions, experts.count, experts.f, experts.gate_up.code);
 }
 
 ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
@@ -111,7 +114,7 @@ ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DTy
   chain.fused = ChainCounters(positions, experts, dtype) > 0;
   chain.counters = counters;
   if (chain.fused) {
-    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count, experts.f)).gathers;
+    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count, experts.f, experts.gate_up.code)).gathers;
   } else {
     chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
   }

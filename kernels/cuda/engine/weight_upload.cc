@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/engine/weight_packing.h"
 #include "kernels/reference/parallel.h"
 
 namespace expertd::cuda {
@@ -135,6 +136,15 @@ absl::Status WeightUpload::Scales(const WeightView& view, std::byte* to) {
     });
   }
   return absl::OkStatus();
+}
+
+absl::Status WeightUpload::Packed(WeightCode code, absl::Span<const WeightView> views, Packing packing, std::byte* to) {
+  const WeightView& first = views.front();
+  const std::int64_t steps = PackedSteps(first.in);
+  const auto rows = static_cast<std::int64_t>(views.size()) * first.out;
+  return Rows(to, PackedTiles(rows) * steps, PackedBlock{code}.bytes(), [&](std::int64_t block, std::byte* place) {
+    PackBlock(code, views, packing, block / steps, block % steps, place);
+  });
 }
 
 absl::Status WeightUpload::Floats(const VectorView& view, std::byte* to) {

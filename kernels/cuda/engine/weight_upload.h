@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda/engine/memory.h"
+#include "kernels/cuda/hopper/packed_weights.h"
 #include "kernels/cuda/plain.h"
 #include "kernels/tensor.h"
 
@@ -28,6 +29,8 @@ class WeightUpload {
   // The codes of a matrix as WeightCode has them, row after row; its scales likewise (nothing for codes without).
   absl::Status Codes(const WeightView& view, std::byte* to);
   absl::Status Scales(const WeightView& view, std::byte* to);
+  // Weights with their scales as packed_weights.h says: gate and up, or one matrix.
+  absl::Status Packed(WeightCode code, absl::Span<const WeightView> views, Packing packing, std::byte* to);
   // As f32.
   absl::Status Floats(const VectorView& view, std::byte* to);
   absl::Status Floats(const WeightView& view, std::byte* to);

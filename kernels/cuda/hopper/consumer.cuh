@@ -1,6 +1,7 @@
 // Multiplies what the stages hold; by two warpgroups. Warpgroup g has blocks of 64 weight rows g, g + 2, ...
 #pragma once
 
+#include "kernels/cuda/hopper/consumer_codes.cuh"
 #include "kernels/cuda/hopper/epilogue.cuh"
 #include "kernels/cuda/hopper/pipeline.cuh"
 #include "kernels/cuda/hopper/producer.cuh"
@@ -14,7 +15,7 @@ template <FusedTileId kId, int kTokens>
 __device__ void MultiplySteps(const FusedShared<kId>& shared, bool gathered, int steps,
                               StageWalk<ShapeOf(kId).stages>& walk, int group,
                               float (&sums)[ShapeOf(kId).blocks][kTokens / 2]) {
-  constexpr int kBlocks = ShapeOf(kId).blocks;
+  constexpr int kBlocks = ShapeOf(kId).blocks, kBlockBytes = ShapeOf(kId).block_weights() * kFusedLine;
   const bool releases = threadIdx.x % 32 == 0;
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
@@ -25,10 +26,10 @@ __device__ void MultiplySteps(const FusedShared<kId>& shared, bool gathered, int
     const std::uint32_t rows = shared.Rows(walk.stage());
     ProductsFence();
 #pragma unroll
-    for (int k = 0; k < kFusedStep / 16; ++k) {
+    for (int k = 0; k < kFusedLineK / 16; ++k) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block) {
-        WarpgroupProduct<kTokens>::Add(sums[block], Operand(weights + block * 128 * kFusedLine + k * 32, 16),
+        WarpgroupProduct<kTokens>::Add(sums[block], Operand(weights + block * kBlockBytes + k * 32, 16),
                                        Operand(rows + k * 32, 16));
       }
     }
@@ -38,17 +39,39 @@ __device__ void MultiplySteps(const FusedShared<kId>& shared, bool gathered, int
     walk.Advance();
   }
   WaitProducts<0>();
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) SumsAreReady(sums[block]);
   if (releases) shared.Empty(walk.before()).Arrive();
 }
 
-template <FusedTileId kId, Gate kGate, int kTokens>
+// The activations that a kernel knows.
+template <Gate... kGates>
+struct Gates {
+  // stage.operator()<gate>()
+  template <typename Stage>
+  __device__ static void Select(Gate gate, const Stage& stage) {
+    if constexpr (sizeof...(kGates) == 1) {
+      (stage.template operator()<kGates>(), ...);
+    } else {
+      ((gate == kGates ? stage.template operator()<kGates>() : void()), ...);
+    }
+  }
+};
+
+template <FusedTileId kId, class Known, int kTokens>
 __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
                             StageWalk<ShapeOf(kId).stages>& walk, unsigned& rounds) {
   constexpr FusedTile kTile = ShapeOf(kId);
   const Place place;
   const bool up = item.phase == Phase::kUp;
   float sums[kTile.blocks][kTokens / 2] = {};
-  MultiplySteps<kId, kTokens>(shared, up && kTile.gathers, StepsOf(launch, item.phase), walk, place.group, sums);
+  if constexpr (kTile.packed()) {
+    MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf(launch, item.phase), walk, place,
+                                sums[0]);
+  } else {
+    MultiplySteps<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), StepsOf<kId>(launch, item.phase), walk,
+                                place.group, sums);
+  }
 
   for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {
     shared.WeightsFull(walk.stage()).Wait(walk.parity());  // the stage is there for results
@@ -57,9 +80,11 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
 #pragma unroll
     for (int block = 0; block < kTile.blocks; ++block) {
       if (up) {
-        StageUp<kGate, kTokens>(launch, item, staging, block * 2 + place.group, place, sums[block],
-                                item.column * kTile.blocks * 64);
-      } else if (block == round) {
+        Known::Select(launch.gate, [&]<Gate kGate>() {
+          StageUp<kGate, kTokens>(launch, item, staging, block * kTile.groups + place.group, place, sums[block],
+                                  item.column * kTile.weights() / 2);
+        });
+      } else if ((block * kTile.groups + place.group) / 2 == round) {
         StageDown<kTokens>(staging, place, sums[block]);
       }
     }
@@ -71,28 +96,35 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
 }
 
 // Calls ConsumeTile with the narrowest width that holds the tile's rows.
-template <FusedTileId kId, Gate kGate, int kTokens, int... kWider>
+template <FusedTileId kId, class Known, int kTokens, int... kWider>
 __device__ void ConsumeNarrowest(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
                                  StageWalk<ShapeOf(kId).stages>& walk, unsigned& rounds) {
   if constexpr (sizeof...(kWider) > 0) {
-    if (item.rows > kTokens) return ConsumeNarrowest<kId, kGate, kWider...>(launch, shared, item, walk, rounds);
+    if (item.rows > kTokens) return ConsumeNarrowest<kId, Known, kWider...>(launch, shared, item, walk, rounds);
   }
-  ConsumeTile<kId, kGate, kTokens>(launch, shared, item, walk, rounds);
+  ConsumeTile<kId, Known, kTokens>(launch, shared, item, walk, rounds);
 }
 
-template <FusedTileId kId, Gate kGate>
-__device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, WorkRing<kRingReaders> ring) {
+template <FusedTileId kId, class Known>
+__device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
+                        WorkRing<kRingReaders<kId>> ring) {
   StageWalk<ShapeOf(kId).stages> walk;
   unsigned rounds = 0;  // of results, so far
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;
-    if constexpr (kId == FusedTileId::kFew) {
-      ConsumeNarrowest<kId, kGate, 8, 16>(launch, shared, item, walk, rounds);
-    } else if constexpr (kId == FusedTileId::kSome) {
-      ConsumeNarrowest<kId, kGate, 8, 16, 32, 48, 64>(launch, shared, item, walk, rounds);
+    constexpr int kTokens = ShapeOf(kId).tokens;
+    // Codes: with more widths ptxas spills, or gives up overlapping products.
+    if constexpr (ShapeOf(kId).packed() && kTokens == 128) {
+      ConsumeNarrowest<kId, Known, 64, 128>(launch, shared, item, walk, rounds);
+    } else if constexpr (ShapeOf(kId).packed() && kTokens == 64) {
+      ConsumeNarrowest<kId, Known, 16, 32, 64>(launch, shared, item, walk, rounds);
+    } else if constexpr (kTokens == 16) {
+      ConsumeNarrowest<kId, Known, 8, 16>(launch, shared, item, walk, rounds);
+    } else if constexpr (kTokens == 64) {
+      ConsumeNarrowest<kId, Known, 8, 16, 32, 48, 64>(launch, shared, item, walk, rounds);
     } else {
-      ConsumeNarrowest<kId, kGate, 32, 64, 80, 96, 112, 128, 144, 160>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 32, 64, 80, 96, 112, 128, 144, 160>(launch, shared, item, walk, rounds);
     }
   }
 }

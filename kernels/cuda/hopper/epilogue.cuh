@@ -13,7 +13,9 @@ namespace expertd::cuda {
 // A consumer's place in the product: the sums' rows that its thread holds.
 struct Place {
   int group, warp, lane;  // warpgroup; warp of it
-  __device__ Place() : group(threadIdx.x / 128), warp(threadIdx.x / 32 % 4), lane(threadIdx.x % 32) {}
+  // The shuffle tells the compiler that a warp's lanes agree; otherwise it serializes products after a branch on it.
+  __device__ Place()
+      : group(__shfl_sync(0xffffffffu, threadIdx.x / 128, 0)), warp(threadIdx.x / 32 % 4), lane(threadIdx.x % 32) {}
   __device__ int row() const { return warp * 16 + lane / 4; }  // of the 64, and that + 8
 };
 
@@ -54,7 +56,8 @@ __device__ void StageUp(const FusedForwardLaunch& launch, const WorkItem& item, 
 template <int kTokens>
 __device__ void StageDown(std::uint32_t staging, const Place& place, float (&sums)[kTokens / 2]) {
   const auto rounded = [&](int i, int half) { return PackBf16(sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]); };
-  const int chunk = place.group * 8 + place.warp * 2 + place.lane / 8 % 2, token = place.lane / 16 * 8 + place.lane % 8;
+  const int chunk = place.group % 2 * 8 + place.warp * 2 + place.lane / 8 % 2,
+            token = place.lane / 16 * 8 + place.lane % 8;
 #pragma unroll
   for (int i = 0; i + 1 < kTokens / 8; i += 2) {
     StoreTransposed(StagedAt(staging, i * 8 + token, chunk), rounded(i, 0), rounded(i, 1), rounded(i + 1, 0),
@@ -67,9 +70,10 @@ __device__ void StageDown(std::uint32_t staging, const Place& place, float (&sum
 }
 
 // `rows` lines of `bytes` (a multiple of 16, at most lanes * 16) from a stage to memory, `lanes` lanes a line; by a
-// warp. Ordinary stores: bulk copies of single lines took 50 cycles each.
+// warp. Lines whose `slots`, if any, are negative are left out. Ordinary stores: bulk copies of single lines took 50
+// cycles each.
 __device__ inline void CopyStaged(unsigned char* to, std::int64_t pitch, std::uint32_t from, int rows, int bytes,
-                                  int lanes) {
+                                  int lanes, const std::int32_t* slots) {
   const int lane = threadIdx.x % 32, chunk = lane % lanes * 16;
   if (chunk >= bytes) return;
   constexpr int kAtOnce = 4;
@@ -83,7 +87,7 @@ __device__ inline void CopyStaged(unsigned char* to, std::int64_t pitch, std::ui
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int r = first + i * stride;
-      if (r < rows) *reinterpret_cast<uint4*>(to + r * pitch + chunk) = line[i];
+      if (r < rows && (slots == nullptr || slots[r] >= 0)) *reinterpret_cast<uint4*>(to + r * pitch + chunk) = line[i];
     }
   }
 }
@@ -91,7 +95,7 @@ __device__ inline void CopyStaged(unsigned char* to, std::int64_t pitch, std::ui
 // Takes staged results to memory, and tells the second product when its rows are there; by one warp.
 template <FusedTileId kId>
 __device__ void StoreResults(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
-                             WorkRing<kRingReaders> ring) {
+                             WorkRing<kRingReaders<kId>> ring) {
   constexpr FusedTile kTile = ShapeOf(kId);
   const Counters counters = {launch.counters};
   const int lane = threadIdx.x % 32;
@@ -102,17 +106,18 @@ __device__ void StoreResults(const FusedForwardLaunch& launch, const FusedShared
     if (item.phase == Phase::kDone) return;
     const bool up = item.phase == Phase::kUp;
     const int width = static_cast<int>(up ? launch.f : launch.d), rounds = RoundsOf<kId>(item.phase);
-    const int features = up ? kTile.blocks * 64 : kStagedFeatures;  // of a round
-    walk.Advance(StepsOf(launch, item.phase));
+    const int features = up ? kTile.weights() / 2 : kTile.down_features();  // of a round
+    walk.Advance(StepsOf<kId>(launch, item.phase));
     for (int round = 0; round < rounds; ++round) {
       const int first = (item.column * rounds + round) * features, bytes = min(features, width - first) * 2;
       unsigned char* const to = static_cast<unsigned char*>(up ? launch.hidden : launch.slots) +
                                 (std::int64_t{item.first} * width + first) * 2;
       shared.Staged(staged).Wait(shared.StagedParity(staged));
       ++staged;
-      CopyStaged(to, width * 2, shared.Weights(walk.stage()), item.rows, bytes, features / 8);
+      CopyStaged(to, width * 2, shared.Weights(walk.stage()), item.rows, bytes, features / 8,
+                 launch.one_product() && launch.sorted_slots != nullptr ? launch.sorted_slots + item.first : nullptr);
       __syncwarp();
-      if (lane < kConsumerWarps) shared.Empty(walk.stage()).Arrive();  // in the consumers' stead
+      if (lane < kMultiplyingWarps<kId>) shared.Empty(walk.stage()).Arrive();  // in the consumers' stead
       walk.Advance(1);
     }
     if (!up) continue;

@@ -7,37 +7,79 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/hopper/packed_weights.h"
 #include "kernels/cuda/plain.h"
 
 namespace expertd::cuda {
 
-inline constexpr int kFusedStep = 64;              // of K: a line of 128 bytes
-inline constexpr int kFusedLine = kFusedStep * 2;  // bytes
+inline constexpr int kFusedLineK = 64;              // of K, of a token row: what one line of 128 bytes holds
+inline constexpr int kFusedLine = kFusedLineK * 2;  // bytes
 inline constexpr int kFusedMaxExperts = 1024;
 
-// Each of two warpgroups multiplies `blocks` x 64 weight rows. A tile either gathers the first product's rows from
-// where they lie, or wants them beside each other.
+// Each of `groups` warpgroups multiplies `blocks` x 64 weight rows. A tile either gathers the first product's
+// rows from where they lie, or wants them beside each other. A stage is a line of K for bf16, two for packed codes.
 struct FusedTile {
   int blocks, tokens, stages;
   bool gathers;
-  constexpr int weights() const { return blocks * 128; }
-  constexpr int weight_bytes() const { return weights() * kFusedLine; }
-  constexpr int stage_bytes() const { return weight_bytes() + tokens * kFusedLine; }
+  WeightCode weights_code = WeightCode::kBF16;
+  int groups = 2;
+  constexpr bool packed() const { return weights_code != WeightCode::kBF16; }
+  constexpr int lines() const { return packed() ? kPackedK / kFusedLineK : 1; }
+  constexpr int block_weights() const { return groups * 64; }
+  constexpr int weights() const { return blocks * block_weights(); }
+  // Copies that bring a step's weights.
+  constexpr int pieces() const { return packed() ? weights() / kPackedRows : blocks; }
+  // Rounds in which results leave, 128 features each at most; and a round's features.
+  constexpr int down_rounds() const { return weights() > 128 ? weights() / 128 : 1; }
+  constexpr int down_features() const { return weights() / down_rounds(); }
+  // Whole kilobytes, as the token rows behind them want it.
+  constexpr int weight_bytes() const {
+    return packed() ? static_cast<int>(CeilDiv(pieces() * PackedBlock{weights_code}.bytes(), 1024)) * 1024
+                    : weights() * kFusedLine;
+  }
+  constexpr int token_line_bytes() const { return tokens * kFusedLine; }
+  constexpr int stage_bytes() const { return weight_bytes() + lines() * token_line_bytes(); }
 };
 
-enum class FusedTileId : std::uint8_t { kFew, kSome, kMany, kManyInPlace };
+enum class FusedTileId : std::uint8_t {
+  kFew,
+  kSome,
+  kMany,
+  kManyInPlace,
+  kFewFp8,
+  kSomeFp8,
+  kManyFp8,
+  kFewMxfp4,
+  kSomeMxfp4,
+  kManyMxfp4
+};
 // Few and some rows an expert: reading weights is the limit, and some 190 KiB of them are in flight on each
 // multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product. They are faster
 // where rows need not be gathered, but narrow experts do not earn back what bringing rows beside each other costs.
-inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true}, {1, 64, 9, true}, {2, 160, 4, false}, {2, 160, 4, true}};
+// Decoding for few rows wants four warpgroups, to keep the arithmetic
+// busy. Codes are decoded for every token tile; the sums of e4m3 are kept twice, without and with scales.
+inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
+                                            {1, 64, 9, true},
+                                            {2, 160, 4, false},
+                                            {2, 160, 4, true},
+                                            {1, 16, 5, true, WeightCode::kFp8, 4},
+                                            {1, 64, 6, true, WeightCode::kFp8},
+                                            {1, 128, 4, true, WeightCode::kFp8},
+                                            {1, 16, 10, true, WeightCode::kMxfp4, 4},
+                                            {1, 64, 8, true, WeightCode::kMxfp4},
+                                            {1, 128, 5, true, WeightCode::kMxfp4}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
 // Results on their way out: up to 128 features of every token row, padded so that stmatrix meets each bank once. They
 // take the place of a step in the ring.
 inline constexpr int kStagedFeatures = 128, kStagedPitch = kStagedFeatures * 2 + 16;
 constexpr bool StageHoldsResults(const FusedTile& tile) { return tile.tokens * kStagedPitch <= tile.stage_bytes(); }
-static_assert(StageHoldsResults(kFusedTiles[0]) && StageHoldsResults(kFusedTiles[1]) &&
-              StageHoldsResults(kFusedTiles[2]));  // the last has the same sizes
+static_assert([] {
+  for (const FusedTile& tile : kFusedTiles) {
+    if (!StageHoldsResults(tile)) return false;
+  }
+  return true;
+}());
 
 // What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
 inline constexpr int kWorkRing = 4, kWorkItemBytes = 24;
@@ -48,11 +90,22 @@ constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
 }
 
 // By the rows that an expert gets if routing is even.
-constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts, std::int64_t f) {
+constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts, std::int64_t f,
+                                      WeightCode weights = WeightCode::kBF16) {
   constexpr std::int64_t kWide = 1280;  // measured: 1024 gathers, 1536 does not
   const std::int64_t rows = CeilDiv(positions, experts);
+  const int size = rows <= 10 ? 0 : rows <= 48 ? 1 : 2;
+  if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
+  if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);
+  if (size == 2 && f < kWide) return FusedTileId::kManyInPlace;
+  return static_cast<FusedTileId>(size);
+}
+
+// For one product alone.
+constexpr FusedTileId ChooseProductTile(std::int64_t positions, std::int64_t experts, bool gathers) {
+  const std::int64_t rows = CeilDiv(positions, experts);
   if (rows <= 48) return rows <= 10 ? FusedTileId::kFew : FusedTileId::kSome;
-  return f < kWide ? FusedTileId::kManyInPlace : FusedTileId::kMany;
+  return gathers ? FusedTileId::kManyInPlace : FusedTileId::kMany;
 }
 
 // An upper bound of the token tiles of all experts.
@@ -62,9 +115,11 @@ constexpr std::int64_t MaxTokenTiles(const FusedTile& tile, std::int64_t positio
 
 // What keeps such experts from the fused kernel, as people read it; null: nothing.
 constexpr const char* FusedObstacle(WeightCode weights, std::int64_t d, std::int64_t f, std::int64_t experts) {
-  if (weights != WeightCode::kBF16) return "weights are not bf16";
-  if (d % kFusedStep != 0) return "hidden size is no multiple of 64";
-  if (f % kFusedStep != 0) return "intermediate size is no multiple of 64";
+  if (weights != WeightCode::kBF16 && weights != WeightCode::kFp8 && weights != WeightCode::kMxfp4) {
+    return "weights are not bf16, fp8 or mxfp4";
+  }
+  if (d % kFusedLineK != 0) return "hidden size is no multiple of 64";
+  if (f % kFusedLineK != 0) return "intermediate size is no multiple of 64";
   return experts > kFusedMaxExperts ? "more than 1024 experts" : nullptr;
 }
 
@@ -73,6 +128,12 @@ constexpr bool UsesFused(const DeviceLimits& device, Element element, WeightCode
                          std::int64_t f, std::int64_t experts) {
   return device.compute_capability == 90 && element == Element::kBF16 &&
          FusedObstacle(weights, d, f, experts) == nullptr;
+}
+
+// The same for one product alone.
+constexpr bool UsesHopperProduct(const DeviceLimits& device, Element element, WeightCode weights, std::int64_t in,
+                                 std::int64_t out_features, std::int64_t experts) {
+  return weights == WeightCode::kBF16 && UsesFused(device, element, weights, out_features, in, experts);
 }
 
 }  // namespace expertd::cuda

@@ -7,8 +7,8 @@
 
 namespace expertd::cuda {
 
-std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts, std::int64_t f) {
-  return FusedCounters(ChooseFusedTile(positions, experts, f), positions, experts);
+std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts, std::int64_t f, WeightCode weights) {
+  return FusedCounters(ChooseFusedTile(positions, experts, f, weights), positions, experts);
 }
 
 absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream) {
@@ -17,9 +17,29 @@ absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream) {
   if (!Aligned16({launch.rows, launch.gate_up, launch.down, launch.hidden, launch.slots})) {
     return absl::InvalidArgumentError("rows, gate_up, down: the fused forward wants them 16-byte aligned");
   }
-  launch.tile = ChooseFusedTile(launch.positions, launch.experts, launch.f);
+  launch.tile = ChooseFusedTile(launch.positions, launch.experts, launch.f, launch.weights);
   launch.blocks = device->multiprocessors;
   return FromCuda(LaunchFusedForward(launch, stream.handle), "fused_moe_forward");
+}
+
+absl::Status EnqueueHopperProduct(const GroupedGemmLaunch& product, Stream stream) {
+  const absl::StatusOr<DeviceLimits> device = CurrentDevice();
+  if (!device.ok()) return device.status();
+  const bool gathers = product.gather != nullptr;
+  FusedForwardLaunch launch = {.positions = product.positions,
+                               .experts = product.experts,
+                               .d = product.out_features,
+                               .f = product.in,
+                               .tile = ChooseProductTile(product.positions, product.experts, gathers),
+                               .blocks = device->multiprocessors,
+                               .offsets = product.offsets,
+                               .sorted_slots = product.gather,
+                               .rows = gathers ? product.x : nullptr,
+                               .rows_divisor = product.rows_divisor,
+                               .down = product.w,
+                               .hidden = gathers ? nullptr : const_cast<void*>(product.x),  // only read
+                               .slots = product.out};
+  return FromCuda(LaunchFusedForward(launch, stream.handle), "moe_grouped_gemm");
 }
 
 }  // namespace expertd::cuda

@@ -8,11 +8,15 @@
 
 namespace expertd::cuda {
 
-// Slots sorted by expert are positions [0, P). Sizes of experts are read on the device. bf16 throughout; d and f are
+// One product alone, without gate_up: slots = rows . down^T, where rows are `rows` gathered by sorted_slots (a position
+// whose slot is negative is not written), or `hidden` where that is null. It needs no counters.
+//
+// Slots sorted by expert are positions [0, P). Sizes of experts are read on the device. Rows are bf16; d and f are
 // multiples of 64; all pointers 16-byte aligned.
 struct FusedForwardLaunch {
   std::int64_t positions = 0, experts = 0, d = 0, f = 0;  // positions: capacity, offsets[experts] of them are used
-  FusedTileId tile = FusedTileId::kFew;
+  WeightCode weights = WeightCode::kBF16;                 // bf16, fp8 or mxfp4
+  FusedTileId tile = FusedTileId::kFew;                   // one of these weights
   Gate gate = Gate::kSilu;
   float limit = 7.0f, alpha = 1.702f;
   int blocks = 1;  // of the grid
@@ -25,6 +29,8 @@ struct FusedForwardLaunch {
   const std::uint64_t* row_addresses = nullptr;
   int rows_divisor = 1;
 
+  // Or packed (packed_weights.h), gate_up as kGateUp, down as kRows, as codes always are.
+  bool packed = false;
   const void* gate_up = nullptr;        // [experts, 2 f, d]  gate rows first
   const void* down = nullptr;           // [experts, d, f]
   const float* gate_up_bias = nullptr;  // [experts, 2 f] or null
@@ -32,6 +38,12 @@ struct FusedForwardLaunch {
   void* hidden = nullptr;            // [positions, f]
   void* slots = nullptr;             // [positions, d]  each position's expert output
   std::int32_t* counters = nullptr;  // [FusedCounters()]  zero when the kernel starts
+
+  constexpr bool one_product() const { return gate_up == nullptr; }
+  // Whether a tile that gathers does so for this product.
+  constexpr bool gathers(bool first_product) const {
+    return sorted_slots != nullptr && (first_product || one_product());
+  }
 };
 
 // Tickets, and for each token tile the finished tiles of the first product.
@@ -42,8 +54,10 @@ constexpr std::int64_t FusedCounters(FusedTileId tile, std::int64_t positions, s
 // Enqueues one kernel on `stream` (a cudaStream_t) that starts while the stream's last kernel still runs, and waits for
 // it; so may the next one start, if it waits likewise. The answer is a cudaError_t.
 int LaunchFusedForward(const FusedForwardLaunch& launch, void* stream);
-// The part of it for one activation, each in a file of its own.
+// The parts of it, each in a file of its own: bf16 weights and one activation; packed codes and any.
 template <Gate kGate>
 int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream);
+template <WeightCode kCode>
+int LaunchFusedCodes(const FusedForwardLaunch& launch, void* stream);
 
 }  // namespace expertd::cuda

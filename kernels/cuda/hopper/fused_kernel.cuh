@@ -13,20 +13,26 @@
 
 namespace expertd::cuda {
 
-// Together what the block is launched with, or the growing warpgroups would wait for ever. A producer's thread keeps
-// twenty row addresses, a consumer's 160 sums.
-inline constexpr int kProducerRegisters = 72, kConsumerRegisters = 216;
-static_assert(kProducerRegisters * 128 + kConsumerRegisters * kConsumers <=
-              65536 / kFusedThreads / 8 * 8 * kFusedThreads);
+// A producer's thread keeps twenty row addresses, a consumer's 160 sums; less where there are four warpgroups.
+template <FusedTileId kId>
+inline constexpr int kProducerRegisters = ShapeOf(kId).groups > 2 ? 56 : 72;
+template <FusedTileId kId>
+inline constexpr int kConsumerRegisters = ShapeOf(kId).groups > 2 ? 104 : 216;
+// Together what the block is launched with, or the growing warpgroups would wait for ever.
+template <FusedTileId kId>
+inline constexpr bool kRegistersFit = kProducerRegisters<kId> * 128 + kConsumerRegisters<kId>* kWeightsWarp<kId> * 32 <=
+                                      65536 / kFusedThreads<kId> / 8 * 8 * kFusedThreads<kId>;
 
-template <FusedTileId kId, Gate kGate>
-__global__ void __launch_bounds__(kFusedThreads, 1)
+// Known: Gates<...>.
+template <FusedTileId kId, class Known>
+__global__ void __launch_bounds__(kFusedThreads<kId>, 1)
     FusedForwardKernel(const __grid_constant__ FusedForwardLaunch launch, const __grid_constant__ FusedMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)  // other architectures never launch it, and need not compile it
+  static_assert(kRegistersFit<kId>);
   constexpr FusedTile kTile = ShapeOf(kId);
   extern __shared__ unsigned char memory[];
   const FusedShared<kId> shared(memory);
-  WorkRing<kRingReaders> ring(static_cast<WorkItem*>(shared.ring), shared.RingBarriers());
+  WorkRing<kRingReaders<kId>> ring(static_cast<WorkItem*>(shared.ring), shared.RingBarriers());
   if (threadIdx.x == 0) {
     shared.InitBarriers();
     ring.Init();
@@ -35,67 +41,79 @@ __global__ void __launch_bounds__(kFusedThreads, 1)
   WaitForPrevious();
   LaunchNext();
   Work work;
-  work.Build<kFusedThreads>(launch, kTile, shared.starts);  // waits for the block, also for the barriers
-  if (threadIdx.x >= kConsumers) {
-    ShrinkRegisters<kProducerRegisters>();
+  work.Build<kFusedThreads<kId>>(launch, kTile, shared.starts);  // waits for the block, also for the barriers
+  if (threadIdx.x >= kWeightsWarp<kId> * 32) {
+    ShrinkRegisters<kProducerRegisters<kId>>();
     const int warp = threadIdx.x / 32;
-    if (warp == kStoreWarp) {
+    if (warp == kStoreWarp<kId>) {
       StoreResults<kId>(launch, shared, ring);
-    } else if (warp >= kRowsWarp) {
+    } else if (warp >= kRowsWarp<kId>) {
       BringRows<kId>(launch, maps, shared, work, ring);
     } else if (threadIdx.x % 32 == 0) {
       BringWeights<kId>(launch, maps, shared, work, ring);
     }
   } else {
-    GrowRegisters<kConsumerRegisters>();
-    Consume<kId, kGate>(launch, shared, ring);
+    GrowRegisters<kConsumerRegisters<kId>>();
+    Consume<kId, Known>(launch, shared, ring);
   }
 #endif
 }
 
-inline int MakeFusedMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
+inline int MakeWeightMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
   const auto d = static_cast<std::uint64_t>(launch.d), f = static_cast<std::uint64_t>(launch.f);
   const auto experts = static_cast<std::uint64_t>(launch.experts);
-  int error = MakeTensorMap<5>(launch.gate_up, {d, 8, 2, f / 8, experts}, {d * 2, d * f * 2, d * 16, d * f * 4},
-                               {kFusedStep, 8, 2, 8, 1}, maps.gate_up);
-  if (error == cudaSuccess) {
-    error = MakeTensorMap<3>(launch.down, {f, d, experts}, {f * 2, f * d * 2}, {kFusedStep, 128, 1}, maps.down);
-  }
+  const auto block_weights = static_cast<std::uint32_t>(ShapeOf(launch.tile).block_weights());
+  const int error = launch.one_product() ? cudaSuccess
+                                         : MakeTensorMap<5>(launch.gate_up, {d, 8, 2, f / 8, experts},
+                                                            {d * 2, d * f * 2, d * 16, d * f * 4},
+                                                            {kFusedLineK, 8, 2, block_weights / 16, 1}, maps.gate_up);
   if (error != cudaSuccess) return error;
+  return MakeTensorMap<3>(launch.down, {f, d, experts}, {f * 2, f * d * 2}, {kFusedLineK, block_weights, 1}, maps.down);
+}
+
+inline int MakeRowMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
+  const auto d = static_cast<std::uint64_t>(launch.d), f = static_cast<std::uint64_t>(launch.f);
   const auto positions = static_cast<std::uint64_t>(launch.positions);
-  error = MakeTensorMap<3>(launch.hidden, {f, positions, 1}, {f * 2, f * positions * 2}, {kFusedStep, kHiddenBox, 1},
-                           maps.hidden);
+  const int error = launch.hidden == nullptr
+                        ? cudaSuccess
+                        : MakeTensorMap<3>(launch.hidden, {f, positions, 1}, {f * 2, f * positions * 2},
+                                           {kFusedLineK, kHiddenBox, 1}, maps.hidden);
   if (error != cudaSuccess || ShapeOf(launch.tile).gathers) return error;
-  return MakeTensorMap<3>(launch.rows, {d, positions, 1}, {d * 2, d * positions * 2}, {kFusedStep, kHiddenBox, 1},
+  return MakeTensorMap<3>(launch.rows, {d, positions, 1}, {d * 2, d * positions * 2}, {kFusedLineK, kHiddenBox, 1},
                           maps.rows);
 }
 
-template <FusedTileId kId, Gate kGate>
+template <FusedTileId kId, class Known>
 int LaunchFusedTile(const FusedForwardLaunch& launch, cudaStream_t stream) {
   FusedMaps maps;
-  int error = MakeFusedMaps(launch, maps);
+  int error = launch.packed ? cudaSuccess : MakeWeightMaps(launch, maps);
+  if (error == cudaSuccess) error = MakeRowMaps(launch, maps);
   if (error != cudaSuccess) return error;
-  const auto kernel = FusedForwardKernel<kId, kGate>;
+  const auto kernel = FusedForwardKernel<kId, Known>;
   const int shared = FusedSharedBytes(ShapeOf(kId), launch.experts);
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (error != cudaSuccess) return error;
-  return LaunchEarly(kernel, static_cast<unsigned>(launch.blocks), kFusedThreads, shared, stream, launch, maps);
+  return LaunchEarly(kernel, static_cast<unsigned>(launch.blocks), kFusedThreads<kId>, shared, stream, launch, maps);
+}
+
+// With the tile that the launch names, if it is one of kIds.
+template <class Known, FusedTileId... kIds>
+int LaunchOneOf(const FusedForwardLaunch& launch, void* stream) {
+  int error = cudaErrorInvalidValue;
+  (void)((launch.tile == kIds &&
+          (error = LaunchFusedTile<kIds, Known>(launch, static_cast<cudaStream_t>(stream)), true)) ||
+         ...);
+  return error;
 }
 
 template <Gate kGate>
-int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream_handle) {
-  const auto stream = static_cast<cudaStream_t>(stream_handle);
-  switch (launch.tile) {
-    case FusedTileId::kFew:
-      return LaunchFusedTile<FusedTileId::kFew, kGate>(launch, stream);
-    case FusedTileId::kSome:
-      return LaunchFusedTile<FusedTileId::kSome, kGate>(launch, stream);
-    case FusedTileId::kMany:
-      return LaunchFusedTile<FusedTileId::kMany, kGate>(launch, stream);
-    case FusedTileId::kManyInPlace:
-      return LaunchFusedTile<FusedTileId::kManyInPlace, kGate>(launch, stream);
-  }
-  return cudaErrorInvalidValue;
+int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream) {
+  using enum FusedTileId;
+  return LaunchOneOf<Gates<kGate>, kFew, kSome, kMany, kManyInPlace>(launch, stream);
 }
+
+// Which activation is decided in the kernel: compiling each tile once for each would take long, and costs nothing where
+// reading weights is the limit.
+using EveryGate = Gates<Gate::kSilu, Gate::kGelu, Gate::kGeluTanh, Gate::kRelu, Gate::kRelu2, Gate::kSwigluOai>;
 
 }  // namespace expertd::cuda

@@ -11,15 +11,24 @@
 
 namespace expertd::cuda {
 
-inline constexpr int kConsumers = 256, kFusedThreads = kConsumers + 128;
-inline constexpr int kConsumerWarps = kConsumers / 32;
+// Warps that multiply, and all threads.
+template <FusedTileId kId>
+inline constexpr int kMultiplyingWarps = ShapeOf(kId).groups * 4;
+template <FusedTileId kId>
+inline constexpr int kFusedThreads = kMultiplyingWarps<kId> * 32 + 128;
 // Warps of the producing warpgroup: weights and tickets; token rows; results.
-inline constexpr int kWeightsWarp = kConsumerWarps, kRowsWarp = kWeightsWarp + 1, kRowsThreads = 64,
-                     kStoreWarp = kRowsWarp + 2;
-inline constexpr int kRingReaders = kConsumerWarps + kRowsThreads / 32 + 1;
+inline constexpr int kRowsThreads = 64;
+template <FusedTileId kId>
+inline constexpr int kWeightsWarp = kMultiplyingWarps<kId>;
+template <FusedTileId kId>
+inline constexpr int kRowsWarp = kWeightsWarp<kId> + 1;
+template <FusedTileId kId>
+inline constexpr int kStoreWarp = kRowsWarp<kId> + 2;
+template <FusedTileId kId>
+inline constexpr int kRingReaders = kMultiplyingWarps<kId> + kRowsThreads / 32 + 1;
 
-// Addresses in shared memory. A stage: weight rows, then token rows, lines of 128 bytes whose chunks are swizzled; or
-// staged results, lines of kStagedPitch bytes.
+// Addresses in shared memory. A stage: weight rows (or a packed block), then token rows, lines of 128 bytes whose
+// chunks are swizzled; or staged results, lines of kStagedPitch bytes.
 template <FusedTileId kId>
 struct FusedShared {
   static constexpr FusedTile kTile = ShapeOf(kId);
@@ -41,7 +50,9 @@ struct FusedShared {
   }
 
   __device__ std::uint32_t Weights(int stage) const { return stages + stage * kTile.stage_bytes(); }
-  __device__ std::uint32_t Rows(int stage) const { return Weights(stage) + kTile.weight_bytes(); }
+  __device__ std::uint32_t Rows(int stage, int line = 0) const {
+    return Weights(stage) + kTile.weight_bytes() + line * kTile.token_line_bytes();
+  }
   __device__ Barrier WeightsFull(int stage) const { return At(stage); }
   __device__ Barrier RowsFull(int stage) const { return At(kTile.stages + stage); }
   __device__ Barrier Empty(int stage) const { return At(2 * kTile.stages + stage); }
@@ -55,8 +66,8 @@ struct FusedShared {
     for (int i = 0; i < kTile.stages; ++i) {
       WeightsFull(i).Init(1);
       RowsFull(i).Init(kRowsThreads);
-      Empty(i).Init(kConsumerWarps);
-      Staged(i).Init(kConsumerWarps);
+      Empty(i).Init(kMultiplyingWarps<kId>);
+      Staged(i).Init(kMultiplyingWarps<kId>);
     }
   }
 

@@ -26,40 +26,99 @@ inline __device__ void AwaitUp(const Counters& counters, int token_tile, int til
   }
   FenceAsyncGlobal();
 }
-// A step of a tile's weights.
+// Where the packed weights of rows `row` and on of an expert begin; past the last tile, of some rows that are there.
+inline __device__ const unsigned char* PackedRows(const FusedForwardLaunch& launch, WeightCode code, Phase phase,
+                                                  int expert, int row) {
+  const PackedBlock block = {code};
+  const bool up = phase == Phase::kUp;
+  const std::int64_t rows = up ? 2 * launch.f : launch.d, in = up ? launch.d : launch.f;
+  const std::int64_t tile = min(std::int64_t{row / kPackedRows}, PackedTiles(rows) - 1);
+  const auto* const weights = static_cast<const unsigned char*>(up ? launch.gate_up : launch.down);
+  return weights + expert * PackedBytes(code, rows, in) + tile * PackedSteps(in) * block.bytes() +
+         row % kPackedRows * block.line_bytes();
+}
+
+// The weights of a tile.
 template <FusedTileId kId>
-__device__ void WeightsStep(const FusedMaps& maps, const FusedShared<kId>& shared, const WorkItem& item, int stage,
-                            int step) {
-  constexpr FusedTile kTile = ShapeOf(kId);
-  const Barrier full = shared.WeightsFull(stage);
-  full.ArriveAndExpect(kTile.weight_bytes());
-  for (int block = 0; block < kTile.blocks; ++block) {
-    const std::uint32_t to = shared.Weights(stage) + block * 128 * kFusedLine;
-    const int row = (item.column * kTile.blocks + block) * 128;
-    if (item.phase == Phase::kUp) {
-      CopyBox(to, maps.gate_up, step * kFusedStep, 0, 0, row / 16, item.expert, full);
-    } else {
-      CopyBox(to, maps.down, step * kFusedStep, row, item.expert, full);
+class TileWeights {
+ public:
+  __device__ TileWeights(const FusedForwardLaunch& launch, const WorkItem& item)
+      : phase_(item.phase), expert_(item.expert), row_(item.column * kTile.weights()) {
+    if (!launch.packed) return;
+#pragma unroll
+    for (int piece = 0; piece < kTile.pieces(); ++piece) {
+      packed_[piece] = PackedRows(launch, kTile.weights_code, phase_, expert_, Row(piece));
     }
   }
-}
+
+  // Brings a step, `lines` lines of K, to the stage at `to`.
+  __device__ void CopyStep(const FusedForwardLaunch& launch, const FusedMaps& maps, std::uint32_t to, int step,
+                           int lines, const Barrier& full) const {
+    if constexpr (kTile.packed()) {
+      const int bytes = kBlock.bytes() - (kTile.lines() - lines) * kBlock.half_bytes();
+      full.ArriveAndExpect(kTile.pieces() * bytes);
+#pragma unroll
+      for (int piece = 0; piece < kTile.pieces(); ++piece) {
+        CopyBulk(to + piece * kBlock.bytes(), packed_[piece] + std::int64_t{step} * kBlock.bytes(), bytes, full);
+      }
+    } else {
+      full.ArriveAndExpect(kTile.weight_bytes());
+#pragma unroll
+      for (int piece = 0; piece < kTile.pieces(); ++piece) {
+        CopyPiece(launch, maps, to + piece * kPieceBytes, piece, step, full);
+      }
+    }
+  }
+
+ private:
+  static constexpr FusedTile kTile = ShapeOf(kId);
+  static constexpr PackedBlock kBlock = {kTile.weights_code};
+  static constexpr int kPieceRows = kTile.weights() / kTile.pieces(), kPieceBytes = kPieceRows * kFusedLine;
+  __device__ int Row(int piece) const { return row_ + piece * kPieceRows; }
+
+  __device__ void CopyPiece(const FusedForwardLaunch& launch, const FusedMaps& maps, std::uint32_t to, int piece,
+                            int step, const Barrier& full) const {
+    if (launch.packed) {
+      CopyBulk(to, packed_[piece] + std::int64_t{step} * kBlock.half_bytes(), kPieceBytes, full);
+    } else if (phase_ == Phase::kUp) {
+      CopyBox(to, maps.gate_up, step * kFusedLineK, 0, 0, Row(piece) / 16, expert_, full);
+    } else {
+      CopyBox(to, maps.down, step * kFusedLineK, Row(piece), expert_, full);
+    }
+  }
+
+  const Phase phase_;
+  const int expert_, row_;
+  const unsigned char* packed_[kTile.pieces()];
+};
 
 // Draws tickets, tells the block, and brings the weights of its tiles; by one thread.
 template <FusedTileId kId>
 __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& maps, const FusedShared<kId>& shared,
-                             const Work& work, WorkRing<kRingReaders> ring) {
+                             const Work& work, WorkRing<kRingReaders<kId>> ring) {
+  constexpr int kLines = ShapeOf(kId).lines();
   const Counters counters = {launch.counters};
   StageWalk<ShapeOf(kId).stages> walk;
-  int ticket = atomicAdd(counters.ticket(), 1);
+  // Tiles of one product wait for nobody, so they can be shared out beforehand.
+  int next = blockIdx.x;
+  const auto draw = [&] {
+    if (!launch.one_product()) return atomicAdd(counters.ticket(), 1);
+    const int ticket = next;
+    next += gridDim.x;
+    return ticket;
+  };
+  int ticket = draw();
   for (;;) {
     const WorkItem item = work.At(ticket);
     ring.Push(item);
     if (item.phase == Phase::kDone) return;
-    ticket = atomicAdd(counters.ticket(), 1);  // its way to memory and back overlaps this item's copies
-    const int steps = StepsOf(launch, item.phase);
-    for (int step = 0; step < steps; ++step) {
+    ticket = draw();  // its way to memory and back overlaps this item's copies
+    const TileWeights<kId> weights(launch, item);
+    const int lines = LinesOf(launch, item.phase);
+    for (int line = 0, step = 0; line < lines; line += kLines, ++step) {
       shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-      WeightsStep(maps, shared, item, walk.stage(), step);
+      weights.CopyStep(launch, maps, shared.Weights(walk.stage()), step, min(kLines, lines - line),
+                       shared.WeightsFull(walk.stage()));
       walk.Advance();
     }
     for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {  // stages for results
@@ -70,7 +129,7 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
   }
 }
 
-// The rows of a tile that one thread brings, 16 bytes of each in a step: every eighth row, and every eighth chunk.
+// The rows of a tile that one thread brings, 16 bytes of each in a line: every eighth row, and every eighth chunk.
 template <FusedTileId kId>
 class GatheredRows {
  public:
@@ -78,18 +137,20 @@ class GatheredRows {
 
   __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
     rows_ = item.rows;
+    const std::int64_t row_bytes = (item.phase == Phase::kUp ? launch.d : launch.f) * 2;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) >= rows_) continue;
-      const unsigned slot = launch.sorted_slots[item.first + Row(i)], row = slot / unsigned(launch.rows_divisor);
+      const unsigned slot = max(launch.sorted_slots[item.first + Row(i)], 0),
+                     row = slot / unsigned(launch.rows_divisor);
       const std::uint64_t address = launch.row_addresses != nullptr
                                         ? launch.row_addresses[row]
-                                        : reinterpret_cast<std::uint64_t>(launch.rows) + row * launch.d * 2;
+                                        : reinterpret_cast<std::uint64_t>(launch.rows) + row * row_bytes;
       from_[i] = reinterpret_cast<const unsigned char*>(address) + chunk_ * 16;
     }
   }
-  // The next step's bytes to the stage's rows at `to`.
-  __device__ void CopyStep(std::uint32_t to) {
+  // The next line's bytes to the stage's lines at `to`.
+  __device__ void CopyLine(std::uint32_t to) {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) < rows_) CopyChunk(to + Row(i) * kFusedLine + (chunk_ ^ first_) * 16, from_[i]);
@@ -107,46 +168,49 @@ class GatheredRows {
   const unsigned char* from_[kRows];
 };
 
-// A step of the rows that the first product left beside each other.
+// `lines` lines, from `first_line` on, of the rows that the first product left beside each other.
 template <FusedTileId kId>
 __device__ void BoxesStep(const CUtensorMap& map, const FusedShared<kId>& shared, const WorkItem& item, int stage,
-                          int step, int thread) {
+                          int first_line, int lines, int thread) {
   const Barrier full = shared.RowsFull(stage);
   if (thread != 0) return full.Arrive();
   const int boxes = (item.rows + kHiddenBox - 1) / kHiddenBox;
-  full.ArriveAndExpect(boxes * kHiddenBox * kFusedLine);
-  for (int box = 0; box < boxes; ++box) {
-    CopyBox(shared.Rows(stage) + box * kHiddenBox * kFusedLine, map, step * kFusedStep, item.first + box * kHiddenBox,
-            0, full);
+  full.ArriveAndExpect(lines * boxes * kHiddenBox * kFusedLine);
+  for (int line = 0; line < lines; ++line) {
+    for (int box = 0; box < boxes; ++box) {
+      CopyBox(shared.Rows(stage, line) + box * kHiddenBox * kFusedLine, map, (first_line + line) * kFusedLineK,
+              item.first + box * kHiddenBox, 0, full);
+    }
   }
 }
 
 template <FusedTileId kId>
 __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& maps, const FusedShared<kId>& shared,
-                          const Work& work, WorkRing<kRingReaders> ring) {
+                          const Work& work, WorkRing<kRingReaders<kId>> ring) {
   constexpr FusedTile kTile = ShapeOf(kId);
   const Counters counters = {launch.counters};
-  const int thread = threadIdx.x - kRowsWarp * 32;
+  const int thread = threadIdx.x - kRowsWarp<kId> * 32;
   StageWalk<kTile.stages> walk;
   GatheredRows<kId> gathered(thread);
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;
-    const int steps = StepsOf(launch, item.phase);
+    const int lines = LinesOf(launch, item.phase);
     const bool up = item.phase == Phase::kUp;
-    const bool gathers = up && kTile.gathers;
+    const bool gathers = kTile.gathers && launch.gathers(up);
     if (gathers) {
       gathered.Find(launch, item);
-    } else if (!up && thread == 0) {
+    } else if (!up && thread == 0 && !launch.one_product()) {
       AwaitUp(counters, item.token_tile, work.up_tiles());
     }
-    for (int step = 0; step < steps; ++step) {
+    for (int line = 0; line < lines; line += kTile.lines()) {
+      const int count = min(kTile.lines(), lines - line);  // of this stage
       shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
       if (gathers) {
-        gathered.CopyStep(shared.Rows(walk.stage()));
+        for (int i = 0; i < count; ++i) gathered.CopyLine(shared.Rows(walk.stage(), i));
         ArriveWhenCopied(shared.RowsFull(walk.stage()));
       } else {
-        BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), step, thread);
+        BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), line, count, thread);
       }
       walk.Advance();
     }

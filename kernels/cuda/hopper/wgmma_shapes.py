@@ -4,11 +4,13 @@ registers one by one. usage: wgmma_shapes.py && clang-format -i wgmma_shapes.cuh
 import pathlib
 
 WIDTHS = [8, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160]
+REGISTER_WIDTHS = [8, 16, 32, 48, 64, 96, 128]
 
 HEADER = """// wgmma.mma_async for each width of tokens: d[64, N] += a[64, 16] . b[16, N] by a warpgroup, bf16 in, f32 sums. The
 // instruction names its registers one by one, so each width is written out. Written by wgmma_shapes.py, not by hand.
 //
-// a and b are Operand()s whose lines run along K. Lane l of warp w holds rows 16 w + l / 4 and + 8, columns
+// b is an Operand() whose lines run along K; a is another, or in registers: of lane l, rows l / 4 and + 8 of its warp's
+// sixteen, elements 2 (l % 4) and + 1, then of both rows those 8 further on. Without kKeep d is overwritten. Lane l of warp w holds rows 16 w + l / 4 and + 8, columns
 // 8 i + 2 (l % 4) and + 1, in d[4 i] .. d[4 i + 3].
 #pragma once
 
@@ -33,7 +35,18 @@ struct WarpgroupProduct<{width}> {{
         : {operands}
         : "l"(a), "l"(b));
   }}
-}};
+{from_registers}}};
+"""
+
+FROM_REGISTERS = """  template <bool kKeep>
+  __device__ static void Add(float (&d)[{sums}], const std::uint32_t (&a)[4], std::uint64_t b) {{
+    EXPERTD_SM90A(
+        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.bf16.bf16 {{"
+        {names}
+        "}}, {{%{sums}, %{a1}, %{a2}, %{a3}}}, %{b}, %{keep}, 1, 1, 0;"
+        : {operands}
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kKeep ? 1 : 0));
+  }}
 """
 
 
@@ -41,13 +54,15 @@ def product(width):
     sums = width // 2  # of each thread
     names = [f"%{i}" for i in range(sums)]
     lines = [", ".join(names[i : i + 16]) for i in range(0, sums, 16)]
-    return PRODUCT.format(
-        width=width,
-        sums=sums,
-        b=sums + 1,
-        names="\n        ".join(f'"{line}{", " if line != lines[-1] else ""}"' for line in lines),
-        operands=", ".join(f'"+f"(d[{i}])' for i in range(sums)),
-    )
+    common = {
+        "width": width,
+        "sums": sums,
+        "names": "\n        ".join(f'"{line}{", " if line != lines[-1] else ""}"' for line in lines),
+        "operands": ", ".join(f'"+f"(d[{i}])' for i in range(sums)),
+    }
+    a1, a2, a3, b, keep = range(sums + 1, sums + 6)
+    from_registers = FROM_REGISTERS.format(a1=a1, a2=a2, a3=a3, b=b, keep=keep, **common)
+    return PRODUCT.format(b=a1, from_registers=from_registers if width in REGISTER_WIDTHS else "", **common)
 
 
 text = HEADER + "".join(product(width) for width in WIDTHS) + "\n}  // namespace expertd::cuda\n"

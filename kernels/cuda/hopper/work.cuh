@@ -26,14 +26,20 @@ struct WorkItem {
 };
 static_assert(sizeof(WorkItem) == kWorkItemBytes);
 
-inline __device__ int StepsOf(const FusedForwardLaunch& launch, Phase phase) {
-  return static_cast<int>(phase == Phase::kUp ? launch.d : launch.f) / kFusedStep;
+// Lines of a token row, and the stages that they take; the last one may hold fewer than the others.
+inline __device__ int LinesOf(const FusedForwardLaunch& launch, Phase phase) {
+  return static_cast<int>(phase == Phase::kUp ? launch.d : launch.f) / kFusedLineK;
+}
+template <FusedTileId kId>
+__device__ int StepsOf(const FusedForwardLaunch& launch, Phase phase) {
+  constexpr int kLines = ShapeOf(kId).lines();
+  return (LinesOf(launch, phase) + kLines - 1) / kLines;
 }
 
 // Stages that a tile's results take, one after another.
 template <FusedTileId kId>
 __device__ int RoundsOf(Phase phase) {
-  return phase == Phase::kUp ? 1 : ShapeOf(kId).blocks;
+  return phase == Phase::kUp ? 1 : ShapeOf(kId).down_rounds();
 }
 
 // Positions into which the counters are divided.
@@ -51,7 +57,7 @@ class Work {
     offsets_ = launch.offsets;
     tokens_ = tile.tokens;
     up_.Build<kThreads>(launch.offsets, static_cast<int>(launch.experts), tile.tokens,
-                        static_cast<int>(CeilDiv(2 * launch.f, tile.weights())), starts);
+                        launch.one_product() ? 0 : static_cast<int>(CeilDiv(2 * launch.f, tile.weights())), starts);
     down_ = up_.With(static_cast<int>(CeilDiv(launch.d, tile.weights())));
   }
 

@@ -14,6 +14,8 @@ void RunRowCells(Timer& timer);
 void RunGemmCells(Timer& timer, const std::vector<Layer>& layers);
 // The fused kernel of Hopper with each tile: what ChooseFusedTile is made from.
 void RunFusedTileCells(Timer& timer, const std::vector<Layer>& layers);
+// The same for fp8 and mxfp4 weights, of layers that are published so.
+void RunCodeTileCells(Timer& timer);
 // The weight gradient, and all gradients, of the same layers.
 void RunBackwardCells(Timer& timer, const std::vector<Layer>& layers);
 // The batched path beside the cuBLAS products in it, where cuBLAS is installed.

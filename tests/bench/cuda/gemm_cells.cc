@@ -2,8 +2,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
+#include <optional>
 
 #include "kernels/cuda/batched_moe_forward.h"
+#include "kernels/cuda/enqueue.h"
 #include "kernels/cuda/grouped_gemm.h"
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/moe_backward.h"
@@ -49,8 +51,9 @@ void Forward(Timer& timer, const Layer& l, const Weights& weights, std::int64_t 
                kReadBandwidth, [&](cuda::Stream stream) { return cuda::FusedMoeForward(args, workspace, stream); });
 }
 
-// The first product of the layer, with a tile of choice: what ChooseGemmTile is made from.
-void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n, cuda::GemmTile tile) {
+// The first product of the layer as the op does it, or with a tile of choice: what ChooseGemmTile is made from.
+void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n,
+                 std::optional<cuda::GemmTile> tile) {
   const std::int64_t slots = n * l.k;
   std::vector<std::int32_t> ids = testing::RoutedIds(n, l.e, l.k), gather(ids.size()), offsets(l.e + 1);
   std::iota(gather.begin(), gather.end(), 0);
@@ -60,20 +63,23 @@ void GroupedGemm(Timer& timer, const Layer& l, const Weights& weights, std::int6
   const DeviceArray<std::int32_t> device_gather(gather), device_offsets(offsets);
   const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(slots * 2 * l.f * 2);
   cuda::GroupedGemmLaunch launch = {.positions = slots, .experts = l.e, .in = l.d, .out_features = 2 * l.f};
-  launch.tile = tile;
-  launch.blocks = cuda::GemmBlocks(tile, slots, l.e, 2 * l.f, *cuda::CurrentDevice());
+  std::string how = "op";
+  if (tile.has_value()) {
+    launch.tile = *tile;
+    launch.blocks = cuda::GemmBlocks(*tile, slots, l.e, 2 * l.f, *cuda::CurrentDevice());
+    how = "tile " + std::to_string(cuda::ShapeOf(*tile).weights) + "x" + std::to_string(cuda::ShapeOf(*tile).tokens);
+  }
   launch.x = rows.data(), launch.gather = device_gather.data(), launch.rows_divisor = static_cast<int>(l.k);
   launch.offsets = device_offsets.data(), launch.w = weights.gate_up.data(), launch.out = out.data();
-  const cuda::GemmTileShape& shape = cuda::ShapeOf(tile);
-  timer.Report(
-      {.op = "moe_grouped_gemm",
-       .shape = std::string(l.name) + " tile " + std::to_string(shape.weights) + "x" + std::to_string(shape.tokens),
-       .rows = n,
-       .bytes = 4.0 * testing::ExpertsHit(ids) * l.f * l.d + 2.0 * n * l.d + 4.0 * slots * l.f,
-       .flops = 4.0 * slots * l.f * l.d},
-      kReadBandwidth, [&](cuda::Stream stream) {
-        return cuda::FromCuda(cuda::LaunchGroupedGemm(launch, stream.handle), "moe_grouped_gemm");
-      });
+  timer.Report({.op = "moe_grouped_gemm",
+                .shape = std::string(l.name) + " " + how,
+                .rows = n,
+                .bytes = 4.0 * testing::ExpertsHit(ids) * l.f * l.d + 2.0 * n * l.d + 4.0 * slots * l.f,
+                .flops = 4.0 * slots * l.f * l.d},
+               kReadBandwidth, [&](cuda::Stream stream) {
+                 if (!tile.has_value()) return cuda::EnqueueGroupedGemm(launch, stream);
+                 return cuda::FromCuda(cuda::LaunchGroupedGemm(launch, stream.handle), "moe_grouped_gemm");
+               });
 }
 
 // Of gate and up at N = kMany, in f32.
@@ -204,6 +210,7 @@ void RunGemmCells(Timer& timer, const std::vector<Layer>& layers) {
     {
       const Weights weights(layer);
       for (const std::int64_t n : {std::int64_t{512}, std::int64_t{2048}, kMany}) {
+        GroupedGemm(timer, layer, weights, n, std::nullopt);
         for (const cuda::GemmTile tile :
              {cuda::GemmTile::k64x32, cuda::GemmTile::k128x64, cuda::GemmTile::k128x128, cuda::GemmTile::k256x128}) {
           GroupedGemm(timer, layer, weights, n, tile);

@@ -1,7 +1,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
+#include <vector>
+
 #include "kernels/cuda/engine/batched_plan.h"
+#include "kernels/cuda/engine/weight_packing.h"
 #include "kernels/cuda/expert_sort_config.h"
 #include "kernels/cuda/grouped_gemm_config.h"
 #include "kernels/cuda/hopper/fused_config.h"
@@ -10,6 +15,7 @@
 #include "kernels/cuda/topk_routing_config.h"
 #include "kernels/cuda/weight_grad_config.h"
 #include "tests/gpu/routed_ids.h"
+#include "tests/support/random.h"
 
 namespace expertd::cuda {
 namespace {
@@ -66,6 +72,97 @@ TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   EXPECT_EQ(ChooseFusedTile(48 * 8, 8, 14336), FusedTileId::kSome);
   EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, 14336), FusedTileId::kMany);
   EXPECT_EQ(ChooseFusedTile(65536, 128, 768), FusedTileId::kManyInPlace);
+  EXPECT_EQ(ChooseFusedTile(1280, 128, 768, WeightCode::kFp8), FusedTileId::kFewFp8);
+  EXPECT_EQ(ChooseFusedTile(1281, 128, 768, WeightCode::kFp8), FusedTileId::kSomeFp8);
+  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, 2880, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
+  for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
+    for (const std::int64_t rows : {1, 11, 49}) {
+      EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, 2048, code)).weights_code, code);
+    }
+  }
+}
+
+// Every code and every scale is found again where the kernels look for it; rows and K end within a block.
+TEST(PackedWeightsTest, EveryElementIsAtItsPlace) {
+  constexpr std::int64_t kF = 192, kIn = 192, kOut = 2 * kF;
+  testing::Random random(5);
+  std::vector<std::uint8_t> codes(kOut * kIn), group_scales(kOut * kIn / 32);
+  std::vector<std::uint16_t> elements(codes.size());
+  for (std::uint16_t& element : elements) element = static_cast<std::uint16_t>(random.Uniform() * 65536);
+  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random.Uniform() * 126);
+  for (std::uint8_t& scale : group_scales) scale = static_cast<std::uint8_t>(random.Uniform() * 255);
+  const float block_scales[4][2] = {{1, 2}, {3, 4}, {5, 6}, {7, 8}};
+  for (const DType dtype : {DType::kBF16, DType::kF8E4M3, DType::kF4E2M1}) {
+    const bool bf16 = dtype == DType::kBF16, fp8 = dtype == DType::kF8E4M3;
+    const WeightCode code = bf16 ? WeightCode::kBF16 : fp8 ? WeightCode::kFp8 : WeightCode::kMxfp4;
+    const PackedBlock block = {code};
+    const auto part = [&](std::int64_t first, std::int64_t rows) {
+      const void* const data = bf16 ? static_cast<const void*>(elements.data() + first * kIn)
+                                    : codes.data() + (fp8 ? first * kIn : first * kIn / 2);
+      return WeightView{.data = data,
+                        .dtype = dtype,
+                        .out = rows,
+                        .in = kIn,
+                        .out_stride = kIn,
+                        .block_scales = block_scales[first == 0 ? 0 : 2],
+                        .block_scale_stride = 2,
+                        .group_scales = group_scales.data() + first * kIn / 32,
+                        .group_scale_stride = kIn / 32};
+    };
+    for (const Packing packing : {Packing::kGateUp, Packing::kRows}) {
+      const std::int64_t rows = packing == Packing::kGateUp ? kOut : kF;
+      const std::vector<WeightView> views = packing == Packing::kGateUp
+                                                ? std::vector<WeightView>{part(0, kF), part(kF, kF)}
+                                                : std::vector<WeightView>{part(0, kF)};
+      const std::int64_t steps = PackedSteps(kIn);
+      std::vector<std::byte> packed(static_cast<std::size_t>(PackedBytes(code, rows, kIn)));
+      for (std::int64_t i = 0; i < PackedTiles(rows) * steps; ++i) {
+        PackBlock(code, views, packing, i / steps, i % steps, packed.data() + i * block.bytes());
+      }
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const PackedRow place = PlaceOfRow(packing, row, rows);
+        for (std::int64_t k = 0; k < kIn; ++k) {
+          const auto* const at = reinterpret_cast<const std::uint8_t*>(packed.data()) +
+                                 (place.tile * steps + k / kPackedK) * block.bytes();
+          const std::uint8_t* const line =
+              at + block.scale_bytes() + k / kPackedLineK % 2 * block.half_bytes() + place.line * block.line_bytes();
+          const int within = static_cast<int>(k % kPackedLineK);
+          if (bf16) {
+            std::uint16_t got;
+            std::memcpy(&got, line + Bf16Byte(place.line, within), 2);
+            ASSERT_EQ(got, elements[row * kIn + k]) << row << ' ' << k;
+          } else if (fp8) {
+            ASSERT_EQ(line[Fp8Byte(within)], codes[row * kIn + k]) << row << ' ' << k;
+            float scale;
+            std::memcpy(&scale, at + place.line % 16 / 8 * 4, 4);
+            ASSERT_EQ(scale, block_scales[row / kF * 2 + row % kF / 128][k / 128]) << row << ' ' << k;
+          } else {
+            const Fp4Bits bits = Fp4Place(within);
+            std::uint32_t word;
+            std::memcpy(&word, line + bits.word * 4, 4);
+            const unsigned got = (word >> bits.magnitude & 7) | (word >> bits.sign & 1) << 3;
+            ASSERT_EQ(got, codes[(row * kIn + k) / 2] >> k % 2 * 4 & 15) << row << ' ' << k;
+            ASSERT_EQ(at[place.line * 4 + k / 32 % 4],
+                      std::min(group_scales[row * (kIn / 32) + k / 32] + kFp4ScaleOffset, 255))
+                << row << ' ' << k;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(PackedWeightsTest, ANanCodeMakesItsBlocksScaleNan) {
+  std::vector<std::uint8_t> codes(128 * 128, 0x38);
+  codes[3 * 128 + 5] = 0xff;
+  const float scales[1] = {1.0f};
+  const WeightView plain = {
+      .data = codes.data(), .dtype = DType::kF8E4M3, .out = 128, .in = 128, .out_stride = 128, .block_scales = scales};
+  std::vector<std::byte> packed(PackedBlock{WeightCode::kFp8}.bytes());
+  PackBlock(WeightCode::kFp8, {&plain, 1}, Packing::kRows, 0, 0, packed.data());
+  float got[2];
+  std::memcpy(got, packed.data(), sizeof(got));
+  EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
 }
 
 TEST(FusedConfigTest, TokenTilesAreAtMostWhatEveryExpertCanWaste) {
@@ -86,7 +183,9 @@ TEST(FusedConfigTest, OddShapesAndOtherDevicesTakeTheSortedPath) {
   EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kBF16, 2880, 2880 + 32, 128));
   EXPECT_FALSE(UsesFused(h200, Element::kF32, WeightCode::kBF16, 2880, 2880, 128));
   EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kBF16, 2880, 2880, kFusedMaxExperts + 1));
-  EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kFp8, 2880, 2880, 128));
+  EXPECT_TRUE(UsesFused(h200, Element::kBF16, WeightCode::kFp8, 2880, 2880, 128));
+  EXPECT_TRUE(UsesFused(h200, Element::kBF16, WeightCode::kMxfp4, 2880, 2880, 128));
+  EXPECT_FALSE(UsesFused(h200, Element::kBF16, WeightCode::kF16, 2880, 2880, 128));
   EXPECT_FALSE(UsesFused(kA100, Element::kBF16, WeightCode::kBF16, 2880, 2880, 128));
 }
 

@@ -1,0 +1,108 @@
+// Blocks of packed_weights.h from a checkpoint's weights.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "absl/types/span.h"
+#include "kernels/cuda/hopper/packed_weights.h"
+#include "kernels/tensor.h"
+
+namespace expertd::cuda {
+
+// 64 elements, `stride` apart, as line `line`.
+inline void PackBf16Line(const std::uint8_t* elements, std::int64_t stride, int line, std::uint8_t* to) {
+  for (int k = 0; k < kPackedLineK; k += 8) {
+    std::uint8_t* const chunk = to + Bf16Byte(line, k);
+    if (stride == 1) {
+      std::memcpy(chunk, elements + k * 2, 16);
+    } else {
+      for (int i = 0; i < 8; ++i) std::memcpy(chunk + i * 2, elements + (k + i) * stride * 2, 2);
+    }
+  }
+}
+
+// 64 codes of one byte, `stride` apart, as a line. True: one of them is NaN, which the fused kernel cannot tell.
+inline bool PackFp8Line(const std::uint8_t* codes, std::int64_t stride, std::uint8_t* line) {
+  static constexpr auto kByte = [] {
+    std::array<std::uint8_t, kPackedLineK> byte{};
+    for (int k = 0; k < kPackedLineK; ++k) byte[k] = static_cast<std::uint8_t>(Fp8Byte(k));
+    return byte;
+  }();
+  bool nan = false;
+  for (int k = 0; k < kPackedLineK; ++k) {
+    const std::uint8_t code = codes[k * stride];
+    nan |= (code & 0x7f) == 0x7f;
+    line[kByte[k]] = code;
+  }
+  return nan;
+}
+
+// 64 codes, two a byte, low nibble first, as a line.
+inline void PackFp4Line(const std::uint8_t* codes, std::uint8_t* line) {
+  // What a byte, elements k and k + 1, puts into its word; k % 32 / 8 says which pair of places it has.
+  static constexpr auto kBits = [] {
+    std::array<std::array<std::uint32_t, 256>, 4> bits{};
+    for (int pair = 0; pair < 4; ++pair) {
+      for (unsigned byte = 0; byte < 256; ++byte) {
+        for (int half = 0; half < 2; ++half) {
+          const Fp4Bits place = Fp4Place(pair * 8 + half);
+          const unsigned code = byte >> half * 4 & 15;
+          bits[pair][byte] |= (code & 7) << place.magnitude | (code >> 3) << place.sign;
+        }
+      }
+    }
+    return bits;
+  }();
+  std::uint32_t words[kPackedLineK / 8] = {};
+  for (int k = 0; k < kPackedLineK; k += 2) words[Fp4Place(k).word] |= kBits[k % 32 / 8][codes[k / 2]];
+  std::memcpy(line, words, sizeof(words));
+}
+
+// Block (tile, step) of a matrix; `views` are gate and up for Packing::kGateUp, else the matrix alone, all of one code.
+// A block with a NaN code has a NaN scale.
+inline void PackBlock(WeightCode code, absl::Span<const WeightView> views, Packing packing, std::int64_t tile,
+                      std::int64_t step, std::byte* to) {
+  const PackedBlock block = {code};
+  auto* const bytes = reinterpret_cast<std::uint8_t*>(to);
+  std::memset(bytes, 0, static_cast<std::size_t>(block.bytes()));
+  const bool paired = packing == Packing::kGateUp;
+  bool nan[2] = {};  // of even and odd eights
+  for (int line = 0; line < kPackedRows; ++line) {
+    const int odd = line % 16 / 8;
+    const WeightView& view = views[paired ? odd : 0];
+    const std::int64_t row = paired ? tile * 64 + line / 16 * 8 + line % 8 : tile * kPackedRows + line;
+    if (row >= view.out) continue;
+    const auto* const codes = static_cast<const std::uint8_t*>(view.data);
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t k = step * kPackedK + half * kPackedLineK;
+      if (k >= view.in) break;
+      std::uint8_t* const place = bytes + block.scale_bytes() + half * block.half_bytes() + line * block.line_bytes();
+      if (code == WeightCode::kBF16) {
+        PackBf16Line(codes + (row * view.out_stride + k * view.in_stride) * 2, view.in_stride, line, place);
+      } else if (code == WeightCode::kFp8) {
+        nan[odd] |= PackFp8Line(codes + row * view.out_stride + k * view.in_stride, view.in_stride, place);
+      } else {
+        PackFp4Line(codes + (row * view.out_stride + k) / 2, place);
+        for (int group = 0; group < 2; ++group) {
+          const int scale = view.group_scales[row * view.group_scale_stride + k / 32 + group] + kFp4ScaleOffset;
+          bytes[line * 4 + half * 2 + group] = static_cast<std::uint8_t>(std::min(scale, 255));
+        }
+      }
+    }
+  }
+  if (code != WeightCode::kFp8) return;
+  for (int odd = 0; odd < 2; ++odd) {
+    const WeightView& view = views[paired ? odd : 0];
+    const std::int64_t row = paired ? tile * 64 : tile * kPackedRows;
+    const bool has_nan = paired ? nan[odd] : nan[0] || nan[1];
+    const float scale = has_nan ? std::numeric_limits<float>::quiet_NaN()
+                                : view.block_scales[row / 128 * view.block_scale_stride + step];
+    std::memcpy(bytes + odd * 4, &scale, sizeof(scale));
+  }
+}
+
+}  // namespace expertd::cuda

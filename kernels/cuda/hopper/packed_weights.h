@@ -1,0 +1,74 @@
+// How the fused kernel likes weights in memory: plain arithmetic, for whoever packs them and whoever reads them.
+//
+// A block is 128 weight rows by 128 of K, and one copy brings it: scales first, then two halves of 64 of K, each with a
+// line for every row. Blocks of a tile of 128 rows follow each other along K, tiles follow each other, then experts.
+// A line of bf16 is 128 bytes whose chunks of 16 are swizzled as wgmma reads them from shared memory. A line of codes
+// is for registers, and stands as a lane of wgmma wants it: lane c of four multiplies, of every 16 elements, 2 c, 2 c +
+// 1, 2 c + 8 and 2 c + 9, so a quarter of the line is its own. What is past the matrix is zero.
+//
+// Scales. e4m3: two f32, of the block's even and odd eights of rows (gate and up; the same number where rows are not
+// paired). e2m1: a byte for each row and 32 of K, four of a row together, the
+// e8m0 code plus kFp4ScaleOffset: with it, codes and scale multiplied as bf16 give the weight times 2^-64 without a
+// step in between, exactly for scales from 2^-61 to 2^65. Smaller ones lose bits, larger ones are infinite.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/plain.h"
+
+namespace expertd::cuda {
+
+inline constexpr int kPackedRows = 128, kPackedK = 128, kPackedLineK = 64;
+
+inline constexpr int kFp4ScaleOffset = 62;
+
+// Which weight rows a tile holds: those of a matrix in their order, or eight rows of gate, the eight of up that belong
+// to them, and so on, of a matrix with all of gate first.
+enum class Packing : std::uint8_t { kNone, kRows, kGateUp };
+
+struct PackedBlock {
+  WeightCode code;
+  constexpr int line_bytes() const {
+    return code == WeightCode::kBF16 ? kPackedLineK * 2 : code == WeightCode::kFp8 ? kPackedLineK : kPackedLineK / 2;
+  }
+  constexpr int half_bytes() const { return kPackedRows * line_bytes(); }
+  constexpr int scale_bytes() const {
+    return code == WeightCode::kBF16 ? 0 : code == WeightCode::kFp8 ? 128 : kPackedRows * kPackedK / 32;
+  }
+  constexpr int bytes() const { return scale_bytes() + 2 * half_bytes(); }
+};
+
+constexpr std::int64_t PackedTiles(std::int64_t rows) { return CeilDiv(rows, kPackedRows); }
+constexpr std::int64_t PackedSteps(std::int64_t in) { return CeilDiv(in, kPackedK); }
+constexpr std::int64_t PackedBytes(WeightCode code, std::int64_t rows, std::int64_t in) {
+  return PackedTiles(rows) * PackedSteps(in) * PackedBlock{code}.bytes();
+}
+
+// A weight row's tile, and its line there.
+struct PackedRow {
+  std::int64_t tile;
+  int line;
+};
+constexpr PackedRow PlaceOfRow(Packing packing, std::int64_t row, std::int64_t rows) {
+  if (packing != Packing::kGateUp) return {row / kPackedRows, static_cast<int>(row % kPackedRows)};
+  const std::int64_t f = rows / 2, feature = row % f;
+  const int within = static_cast<int>(feature % 64);
+  return {feature / 64, within / 8 * 16 + (row >= f ? 8 : 0) + within % 8};
+}
+// The byte of element k < 64 of line `line`, or of any line.
+constexpr int Bf16Byte(int line, int k) { return (k / 8 ^ line % 8) * 16 + k % 8 * 2; }
+constexpr int Fp8Byte(int k) { return k % 8 / 2 * 16 + k / 16 * 4 + k % 2 * 2 + k % 16 / 8; }
+
+// The word (four bytes) of element k < 64 of a line, and where in it its magnitude's lowest bit and its sign are. Two
+// elements that are multiplied together have the same places in the halves of the word; places are such that a shift or
+// a rotation brings both where bf16 has them, sign in bit 15, magnitude in bits 8 to 6.
+struct Fp4Bits {
+  int word, magnitude, sign;
+};
+constexpr Fp4Bits Fp4Place(int k) {
+  constexpr int kMagnitude[] = {6, 9, 12, 3}, kSign[] = {15, 18, 0, 1};
+  const int pair = k % 32 / 16 * 2 + k % 16 / 8, half = k % 2 * 16;
+  return {k % 8 / 2 * 2 + k / 32, kMagnitude[pair] + half, (kSign[pair] + half) % 32};
+}
+
+}  // namespace expertd::cuda
