@@ -94,7 +94,7 @@ constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t exper
                                       WeightCode weights = WeightCode::kBF16) {
   constexpr std::int64_t kWide = 1280;  // measured: 1024 gathers, 1536 does not
   const std::int64_t rows = CeilDiv(positions, experts);
-  const int size = rows <= 10 ? 0 : rows <= 48 ? 1 : 2;
+  const int size = rows <= 10 ? 0 : rows <= (weights == WeightCode::kBF16 ? 48 : 128) ? 1 : 2;
   if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
   if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);
   if (size == 2 && f < kWide) return FusedTileId::kManyInPlace;

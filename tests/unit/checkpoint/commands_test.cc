@@ -52,7 +52,7 @@ TEST(InspectTest, PrintsFamilyLayersAndBytes) {
   EXPECT_THAT(
       outcome.out,
       HasSubstr("D 192, F 144, sigmoid, top-2 of 8 from 1 of 2 groups, bias for choosing, renormalised, times 2.5, "
-                "silu, fp8, shared expert F 144 (bf16); on Hopper sorted: weights are not bf16\n"));
+                "silu, fp8, shared expert F 144 (bf16); on Hopper sorted: intermediate size is no multiple of 64\n"));
 }
 
 TEST(InspectTest, PrintsJson) {

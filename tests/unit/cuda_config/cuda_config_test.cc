@@ -74,7 +74,8 @@ TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   EXPECT_EQ(ChooseFusedTile(65536, 128, 768), FusedTileId::kManyInPlace);
   EXPECT_EQ(ChooseFusedTile(1280, 128, 768, WeightCode::kFp8), FusedTileId::kFewFp8);
   EXPECT_EQ(ChooseFusedTile(1281, 128, 768, WeightCode::kFp8), FusedTileId::kSomeFp8);
-  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, 2880, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
+  EXPECT_EQ(ChooseFusedTile(128 * 8, 8, 2880, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
+  EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, 2880, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
     for (const std::int64_t rows : {1, 11, 49}) {
       EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, 2048, code)).weights_code, code);
