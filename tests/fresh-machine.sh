@@ -15,7 +15,7 @@ root="$PWD/build/fresh-machine/root"
 declare -A commands=(
   [quickstart]="deploy/quickstart.sh --seconds 5"
   [tests]="tests/run.sh"
-  [packages]="deploy/install-packages.sh && for p in release asan-ubsan tsan clang; do cmake --preset \$p >/dev/null && echo configured \$p; done"
+  [packages]="deploy/install-packages.sh && for p in release asan-ubsan tsan; do cmake --preset \$p >/dev/null && echo configured \$p; done"
 )
 (($#)) || set -- quickstart tests
 for name; do

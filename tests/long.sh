@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What CI leaves out: stress tests repeated, fuzzing, a soak of a served layer under a changing load whose memory and files must stay
-# flat, the image, and the load tester's page in a browser. Expects the release, tsan and clang builds of tests/run.sh; writes tests/LONG.md, to be committed with the
+# flat, the image, and the load tester's page in a browser. Expects the release, asan-ubsan and tsan builds of tests/run.sh; writes tests/LONG.md, to be committed with the
 # commit it ran on.
 #
 #   tests/long.sh [--soak-seconds N] [--fuzz-seconds N] [PART ...]      default 600 and 120; all parts:
@@ -56,7 +56,7 @@ fuzz() {
   local target
   for target in forward_request checkpoint; do
     mkdir -p "build/long/corpus/$target"
-    logged "fuzz-$target" "build/clang/bin/${target}_fuzz" "-max_total_time=$fuzz_seconds" -print_final_stats=1 \
+    logged "fuzz-$target" "build/asan-ubsan/bin/${target}_fuzz" "-max_total_time=$fuzz_seconds" -print_final_stats=1 \
       "-artifact_prefix=build/long/$target-" "build/long/corpus/$target" "tests/fuzz/corpus/$target"
     say "fuzzing ${target}s for $fuzz_seconds s: $(sed -n 's/^stat::number_of_executed_units: *//p' "build/long/fuzz-$target.log") inputs, nothing found"
   done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The CI set on a bare Debian 12 machine: installs, builds, tests under release, sanitizers and clang, and prints totals.
+# The CI set on a bare Debian 12 machine: installs, builds, tests under release and sanitizers, and prints totals.
 #
 #   tests/run.sh            everything that CI runs (meant for 35 minutes on 2 cores; what it takes: CONTRIBUTING.md)
 #   tests/run.sh --long [ARGUMENTS OF tests/long.sh]      after that, what CI leaves out: repeated stress, fuzzing, the soak, the
@@ -48,7 +48,7 @@ python3 tests/checks/architecture.py . build/release || failed+=("architecture")
 step "release: tests"
 run_preset release -LE long
 
-step "asan-ubsan: build"
+step "asan-ubsan: build (clang: thread-safety analysis and fuzzers too)"
 build_preset asan-ubsan
 step "asan-ubsan: tests"
 # gRPC's own globals live to the end of the process; leaks of ours are still found. The suppressions name libraries only.
@@ -65,9 +65,6 @@ if build/tsan/bin/seeded_race >/dev/null 2>&1; then
 else
   echo "caught"
 fi
-
-step "clang: thread-safety analysis, fuzz corpus"
-build_preset clang
 
 step "deployment kit: chart, rules, dashboard, units"
 reports+=("deployment kit=$PWD/build/deploy-test/reports")

@@ -12,6 +12,7 @@
 #include <set>
 #include <thread>
 
+#include "absl/base/config.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "client/cpp/client.h"
@@ -28,7 +29,7 @@ using std::chrono::milliseconds;
 
 constexpr std::chrono::seconds kDrainPatience{30};
 constexpr char kDraining[] = "draining; unanswered ids were not run";
-#ifdef __SANITIZE_ADDRESS__
+#ifdef ABSL_HAVE_ADDRESS_SANITIZER
 constexpr int kRounds = 5;
 #else
 constexpr int kRounds = 20;

@@ -17,6 +17,7 @@
 #include <thread>
 #include <tuple>
 
+#include "absl/base/config.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cpp/client.h"
@@ -138,7 +139,7 @@ TEST(EdgeTest, TheClientLoadsAndUnloads) {
 }
 
 TEST(EdgeTest, AServerOutOfFileDescriptorsSaysSoAndEnds) {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef ABSL_HAVE_ADDRESS_SANITIZER
   GTEST_SKIP() << "UBSan opens a pipe to look at an object's type, and takes the lack of descriptors for a wrong one";
 #endif
   const auto process =

@@ -74,7 +74,7 @@ class FastLaneTest : public ::testing::Test {
   std::unique_ptr<FastLane> lane_;
 };
 
-constexpr FastLaneOptions kRoomy = {
+const FastLaneOptions kRoomy = {
     .max_bytes = 1 << 20, .max_bytes_per_session = 1 << 20, .max_regions_per_session = 4, .max_ring_slots = 8};
 
 TEST_F(FastLaneTest, ATokenWorksOnceAndEndsWithItsSession) {
