@@ -92,11 +92,12 @@ struct Backward {
 };
 
 template <typename T, int N, bool kInterleaved>
-__global__ void __launch_bounds__(kThreads)
-    ForwardKernel(std::int64_t vectors, std::int64_t f, GateParams params, const T* in, T* out) {
+__global__ void __launch_bounds__(kThreads) ForwardKernel(std::int64_t vectors, std::int64_t f, GateParams params,
+                                                          const std::int32_t* held, const T* in, T* out) {
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= vectors) return;
   const Split at = Divide(index, f / N);
+  if (held != nullptr && at.quotient >= *held) return;
   Halves<T, N, kInterleaved> x;
   x.Read(in + at.quotient * 2 * f, at.remainder * N, f);
   float result[N];
@@ -106,11 +107,13 @@ __global__ void __launch_bounds__(kThreads)
 
 // `in` and `grad_in` may be the same memory: a thread reads all that it overwrites before it writes.
 template <typename T, int N, bool kInterleaved>
-__global__ void __launch_bounds__(kThreads) BackwardKernel(std::int64_t vectors, std::int64_t f, GateParams params,
-                                                           const T* grad_out, const T* in, T* grad_in) {
+__global__ void __launch_bounds__(kThreads)
+    BackwardKernel(std::int64_t vectors, std::int64_t f, GateParams params, const std::int32_t* held, const T* grad_out,
+                   const T* in, T* grad_in) {
   const std::int64_t index = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (index >= vectors) return;
   const Split at = Divide(index, f / N);
+  if (held != nullptr && at.quotient >= *held) return;
   Halves<T, N, kInterleaved> x;
   x.Read(in + at.quotient * 2 * f, at.remainder * N, f);
   float grad[N];
@@ -127,10 +130,11 @@ int Launch(const ActivationLaunch& launch, cudaStream_t stream) {
   const T* in = static_cast<const T*>(launch.in);
   if (launch.grad_out == nullptr) {
     ForwardKernel<T, N, kInterleaved>
-        <<<blocks, kThreads, 0, stream>>>(vectors, launch.f, params, in, static_cast<T*>(launch.out));
+        <<<blocks, kThreads, 0, stream>>>(vectors, launch.f, params, launch.held, in, static_cast<T*>(launch.out));
   } else {
-    BackwardKernel<T, N, kInterleaved><<<blocks, kThreads, 0, stream>>>(
-        vectors, launch.f, params, static_cast<const T*>(launch.grad_out), in, static_cast<T*>(launch.out));
+    BackwardKernel<T, N, kInterleaved><<<blocks, kThreads, 0, stream>>>(vectors, launch.f, params, launch.held,
+                                                                        static_cast<const T*>(launch.grad_out), in,
+                                                                        static_cast<T*>(launch.out));
   }
   return cudaGetLastError();
 }

@@ -12,6 +12,11 @@ namespace expertd::cuda {
 // rows for the tensor cores are not 16-byte aligned.
 absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream);
 
+// The ops activation_forward and activation_backward for the rows of held slots: how many is read on the device. Rows
+// past them are neither read nor written.
+absl::Status EnqueueActivation(const ActivationForwardArgs& args, const std::int32_t* held, Stream stream);
+absl::Status EnqueueActivationGrad(const ActivationBackwardArgs& args, const std::int32_t* held, Stream stream);
+
 // Hopper's fused kernel; UsesFused() of the current device and the layer must hold. Chooses tile and grid and enqueues;
 // `launch` has everything else, and its counters are cleared by what was enqueued before.
 absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream);

@@ -124,9 +124,8 @@ absl::Status Fused(const FusedMoeForwardArgs& args, const ForwardPlan& plan, Str
 
 absl::Status Sorted(const FusedMoeForwardArgs& args, const ForwardPlan& plan, Stream stream) {
   absl::Status status = Up(args, plan, stream);
-  // Positions past the held slots hold nothing; what the activation makes of them is not read.
   if (status.ok()) {
-    status = ActivationForward({.m = args.n * args.k,
+    status = EnqueueActivation({.m = args.n * args.k,
                                 .f = args.f,
                                 .activation = args.activation,
                                 .limit = args.limit,
@@ -134,7 +133,7 @@ absl::Status Sorted(const FusedMoeForwardArgs& args, const ForwardPlan& plan, St
                                 .dtype = args.dtype,
                                 .in = plan.gate_up,
                                 .out = plan.hidden},
-                               stream);
+                               plan.offsets + args.e, stream);
   }
   return status.ok() ? Down(args, plan, stream) : status;
 }

@@ -143,7 +143,7 @@ absl::Status Up(const Args& args, const ForwardPlan& plan, Stream stream) {
 }
 
 absl::Status Activate(const Args& args, const Saved& saved, const Activations& to, Stream stream) {
-  return ActivationForward({.m = Slots(args),
+  return EnqueueActivation({.m = Slots(args),
                             .f = args.f,
                             .activation = args.activation,
                             .limit = args.limit,
@@ -151,7 +151,7 @@ absl::Status Activate(const Args& args, const Saved& saved, const Activations& t
                             .dtype = args.dtype,
                             .in = saved.gate_up,
                             .out = to.hidden},
-                           stream);
+                           saved.offsets + args.e, stream);
 }
 
 absl::Status Down(const Args& args, const Saved& saved, const Activations& to, Stream stream) {
@@ -168,16 +168,16 @@ absl::Status Down(const Args& args, const Saved& saved, const Activations& to, S
 }
 
 absl::Status ActivationGrad(const Args& args, const BackwardPlan& plan, Stream stream) {
-  return ActivationBackward({.m = Slots(args),
-                             .f = args.f,
-                             .activation = args.activation,
-                             .limit = args.limit,
-                             .alpha = args.alpha,
-                             .dtype = args.dtype,
-                             .grad_out = plan.grad_hidden,
-                             .in = plan.saved.gate_up,
-                             .grad_in = plan.grad_both},
-                            stream);
+  return EnqueueActivationGrad({.m = Slots(args),
+                                .f = args.f,
+                                .activation = args.activation,
+                                .limit = args.limit,
+                                .alpha = args.alpha,
+                                .dtype = args.dtype,
+                                .grad_out = plan.grad_hidden,
+                                .in = plan.saved.gate_up,
+                                .grad_in = plan.grad_both},
+                               plan.saved.offsets + args.e, stream);
 }
 
 absl::Status WeightGrad(const MoeBackwardArgs& args, const BackwardPlan& plan, std::int64_t in,

@@ -52,9 +52,9 @@ absl::Status FusedRoutingWeightGrad(const FusedRoutingWeightGradArgs& args, Stre
 absl::Status FusedDispatchPack(const FusedDispatchPackArgs& args, Workspace workspace, Stream stream);
 std::int64_t WorkspaceBytes(const FusedDispatchPackArgs& args);
 
-// bf16 with `in` a multiple of 8 runs on the tensor cores (on Hopper by the fused kernel, where both sizes are multiples
-// of 64); f32 and odd sizes on plain f32 arithmetic. Which is fixed by device, dtype and shape, and each adds along `in`
-// in one order whatever its tiles are, so that the bits of a row do not depend on `positions`.
+// bf16 with `in` a multiple of 8 runs on the tensor cores (on Hopper by the fused kernel, where both sizes are
+// multiples of 64); f32 and odd sizes on plain f32 arithmetic. Which is fixed by device, dtype and shape, and each adds
+// along `in` in one order whatever its tiles are, so that the bits of a row do not depend on `positions`.
 absl::Status MoeGroupedGemm(const MoeGroupedGemmArgs& args, Stream stream);
 
 // The sorted composition: align -> grouped GEMM over gathered rows -> activation -> grouped GEMM -> gather_reduce.
