@@ -250,7 +250,7 @@ TEST_F(StreamTest, AStreamThatHoldsManyUnsentAnswersIsNotReadFrom) {
 TEST_F(StreamTest, StalledCallsOfAConnectionShareABudget) {
   options_.write_timeout_ms = 9000;
   options_.output_mib_per_call = 2;
-  options_.output_mib_per_connection = 2;
+  options_.output_mib_per_connection = 3;  // what all three hold, and not two of them, which may stall first
   options_.max_in_flight_per_stream = 1024;
   Open();
   std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
