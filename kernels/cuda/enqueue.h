@@ -20,7 +20,8 @@ absl::Status EnqueueActivationGrad(const ActivationBackwardArgs& args, const std
 // Hopper's fused kernel; UsesFused() of the current device and the layer must hold. Chooses tile and grid and enqueues;
 // `launch` has everything else, and its counters are cleared by what was enqueued before.
 absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream);
-// A grouped GEMM by the same kernel, where UsesHopperProduct() holds and pointers are 16-byte aligned.
+// A grouped GEMM by the same kernel on `product.blocks` multiprocessors, where UsesHopperProduct() holds and pointers
+// are 16-byte aligned.
 absl::Status EnqueueHopperProduct(const GroupedGemmLaunch& product, Stream stream);
 // Counters for the tile that it chooses.
 std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts, std::int64_t f,

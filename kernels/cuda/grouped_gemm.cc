@@ -19,6 +19,7 @@ absl::Status EnqueueGroupedGemm(GroupedGemmLaunch launch, Stream stream) {
     }
     if (!launch.wide_out &&
         UsesHopperProduct(*device, launch.element, launch.weights, launch.in, launch.out_features, launch.experts)) {
+      launch.blocks = device->multiprocessors;
       return EnqueueHopperProduct(launch, stream);
     }
     launch.tile = ChooseGemmTile(launch.positions, launch.experts, *device, launch.weights);

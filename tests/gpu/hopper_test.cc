@@ -74,7 +74,7 @@ TEST_F(HopperTest, ARowHasTheSameBitsInEveryTile) {
     }
   }
   const auto bf16 = std::count_if(std::begin(cuda::kFusedTiles), std::end(cuda::kFusedTiles),
-                                  [](const cuda::FusedTile& tile) { return !tile.packed(); });
+                                  [](const cuda::FusedTile& tile) { return !tile.decodes(); });
   EXPECT_EQ(static_cast<std::ptrdiff_t>(tiles.size()), bf16);
 }
 

@@ -65,7 +65,7 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
   const Place place;
   const bool up = item.phase == Phase::kUp;
   float sums[kTile.blocks][kTokens / 2] = {};
-  if constexpr (kTile.packed()) {
+  if constexpr (kTile.decodes()) {
     MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf(launch, item.phase), walk, place,
                                 sums[0]);
   } else {
@@ -115,9 +115,9 @@ __device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>
     if (item.phase == Phase::kDone) return;
     constexpr int kTokens = ShapeOf(kId).tokens;
     // Codes: with more widths ptxas spills, or gives up overlapping products.
-    if constexpr (ShapeOf(kId).packed() && kTokens == 128) {
+    if constexpr (ShapeOf(kId).decodes() && kTokens == 128) {
       ConsumeNarrowest<kId, Known, 64, 128>(launch, shared, item, walk, rounds);
-    } else if constexpr (ShapeOf(kId).packed() && kTokens == 64) {
+    } else if constexpr (ShapeOf(kId).decodes() && kTokens == 64) {
       ConsumeNarrowest<kId, Known, 16, 32, 64>(launch, shared, item, walk, rounds);
     } else if constexpr (kTokens == 16) {
       ConsumeNarrowest<kId, Known, 8, 16>(launch, shared, item, walk, rounds);

@@ -23,19 +23,19 @@ struct FusedTile {
   bool gathers;
   WeightCode weights_code = WeightCode::kBF16;
   int groups = 2;
-  constexpr bool packed() const { return weights_code != WeightCode::kBF16; }
-  constexpr int lines() const { return packed() ? kPackedK / kFusedLineK : 1; }
+  constexpr bool decodes() const { return weights_code != WeightCode::kBF16; }
+  constexpr int lines() const { return decodes() ? kPackedK / kFusedLineK : 1; }
   constexpr int block_weights() const { return groups * 64; }
   constexpr int weights() const { return blocks * block_weights(); }
   // Copies that bring a step's weights.
-  constexpr int pieces() const { return packed() ? weights() / kPackedRows : blocks; }
+  constexpr int pieces() const { return decodes() ? weights() / kPackedRows : blocks; }
   // Rounds in which results leave, 128 features each at most; and a round's features.
   constexpr int down_rounds() const { return weights() > 128 ? weights() / 128 : 1; }
   constexpr int down_features() const { return weights() / down_rounds(); }
   // Whole kilobytes, as the token rows behind them want it.
   constexpr int weight_bytes() const {
-    return packed() ? static_cast<int>(CeilDiv(pieces() * PackedBlock{weights_code}.bytes(), 1024)) * 1024
-                    : weights() * kFusedLine;
+    return decodes() ? static_cast<int>(CeilDiv(pieces() * PackedBlock{weights_code}.bytes(), 1024)) * 1024
+                     : weights() * kFusedLine;
   }
   constexpr int token_line_bytes() const { return tokens * kFusedLine; }
   constexpr int stage_bytes() const { return weight_bytes() + lines() * token_line_bytes(); }
@@ -89,12 +89,15 @@ constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
          static_cast<int>(experts + 1) * 4;
 }
 
-// By the rows that an expert gets if routing is even.
+// Few, some or many (0, 1, 2) by the rows that an expert gets if routing is even.
+constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, WeightCode weights) {
+  const std::int64_t rows = CeilDiv(positions, experts);
+  return rows <= 10 ? 0 : rows <= (weights == WeightCode::kBF16 ? 48 : 128) ? 1 : 2;
+}
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts, std::int64_t f,
                                       WeightCode weights = WeightCode::kBF16) {
   constexpr std::int64_t kWide = 1280;  // measured: 1024 gathers, 1536 does not
-  const std::int64_t rows = CeilDiv(positions, experts);
-  const int size = rows <= 10 ? 0 : rows <= (weights == WeightCode::kBF16 ? 48 : 128) ? 1 : 2;
+  const int size = FusedTileSize(positions, experts, weights);
   if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
   if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);
   if (size == 2 && f < kWide) return FusedTileId::kManyInPlace;
@@ -103,9 +106,8 @@ constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t exper
 
 // For one product alone.
 constexpr FusedTileId ChooseProductTile(std::int64_t positions, std::int64_t experts, bool gathers) {
-  const std::int64_t rows = CeilDiv(positions, experts);
-  if (rows <= 48) return rows <= 10 ? FusedTileId::kFew : FusedTileId::kSome;
-  return gathers ? FusedTileId::kManyInPlace : FusedTileId::kMany;
+  const int size = FusedTileSize(positions, experts, WeightCode::kBF16);
+  return size == 2 && gathers ? FusedTileId::kManyInPlace : static_cast<FusedTileId>(size);
 }
 
 // An upper bound of the token tiles of all experts.

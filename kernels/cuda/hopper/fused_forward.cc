@@ -23,15 +23,13 @@ absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream) {
 }
 
 absl::Status EnqueueHopperProduct(const GroupedGemmLaunch& product, Stream stream) {
-  const absl::StatusOr<DeviceLimits> device = CurrentDevice();
-  if (!device.ok()) return device.status();
   const bool gathers = product.gather != nullptr;
   FusedForwardLaunch launch = {.positions = product.positions,
                                .experts = product.experts,
                                .d = product.out_features,
                                .f = product.in,
                                .tile = ChooseProductTile(product.positions, product.experts, gathers),
-                               .blocks = device->multiprocessors,
+                               .blocks = product.blocks,
                                .offsets = product.offsets,
                                .sorted_slots = product.gather,
                                .rows = gathers ? product.x : nullptr,

@@ -54,7 +54,7 @@ class TileWeights {
   // Brings a step, `lines` lines of K, to the stage at `to`.
   __device__ void CopyStep(const FusedForwardLaunch& launch, const FusedMaps& maps, std::uint32_t to, int step,
                            int lines, const Barrier& full) const {
-    if constexpr (kTile.packed()) {
+    if constexpr (kTile.decodes()) {
       const int bytes = kBlock.bytes() - (kTile.lines() - lines) * kBlock.half_bytes();
       full.ArriveAndExpect(kTile.pieces() * bytes);
 #pragma unroll
