@@ -123,6 +123,8 @@ class Engine {
 
   // As it is now; for scrapes, not for decisions. Neither waits for batches nor delays them.
   virtual DeviceMemory memory() const { return {}; }
+  // Recorded batches that are held for replay (CUDA graphs).
+  virtual std::int64_t graphs() const { return 0; }
 
   // Reads all weights from `source`, packs them for the device and drops the source's pages as it goes. Blocks. Layers
   // may be loaded while others serve. InvalidArgument: the spec is invalid or beyond this engine; ResourceExhausted: it

@@ -101,6 +101,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
         GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
         GaugeFamily("expertd_unsent_bytes", "Answers that the transport has not taken yet."),
         GaugeFamily("expertd_spans_dropped_total", "Spans of sampled requests that could not be written."),
+        GaugeFamily("expertd_engine_graphs", "Recorded batches that the engine holds for replay."),
     };
     families[7].type = prometheus::MetricType::Counter;
     for (const auto& [layer, queue] : queues) {
@@ -118,6 +119,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     prometheus::ClientMetric dropped;
     dropped.counter.value = static_cast<double>(state.dropped_spans);
     families[7].metric.push_back(std::move(dropped));
+    AddGauge(families[8], {}, static_cast<double>(state.graphs));
     return families;
   }
 

@@ -266,7 +266,8 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
                      calls.unsent_bytes(),
                      calls.size(),
                      lane ? lane->bytes_in_use() : 0,
-                     spans ? spans->dropped() : 0};
+                     spans ? spans->dropped() : 0,
+                     engine->graphs()};
   });
   if (!options.fast_lane_socket.empty()) {
     absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);

@@ -4,6 +4,7 @@
 #include <set>
 #include <thread>
 
+#include "kernels/cuda/engine/batch_plan.h"
 #include "kernels/cuda/engine/cuda_engine.h"
 #include "kernels/cuda/hopper/fused_config.h"
 #include "tests/contract/harness.h"
@@ -157,13 +158,40 @@ TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
     for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
     std::set<cuda::FusedTileId> tiles;
     for (const std::int64_t n : counts) {
-      tiles.insert(cuda::ChooseFusedTile(n, 2, kF, code));
+      tiles.insert(cuda::ChooseFusedTile(std::max(n, cuda::FilledUp(n)), 2, kF, code));
       Part part = SlicePart(all, rows - n, n);
       const Rows got = RunPart(*engine_, *layer_, part);
       ASSERT_TRUE(got == want.Slice(rows - n, n)) << WeightFormatName(format) << ' ' << n << " rows";
     }
     EXPECT_EQ(tiles.size(), 3u) << WeightFormatName(format);
   }
+}
+
+// Chunks of one size are enqueued once, then recorded, then replayed, with the rows, slots and options of each.
+TEST_F(EngineGpuTest, ReplaysAreTheReference) {
+  constexpr std::int64_t kD = 192;
+  LayerSpec spec = SimpleSpec(kD, /*num_experts=*/6, /*experts_per_token=*/3, /*intermediate=*/128);
+  spec.shared_intermediate_size = 64;
+  EXPECT_EQ(engine_->graphs(), 0);
+  for (int layer = 0; layer < 2; ++layer) {  // the second one's graphs are its own
+    Load(spec);
+    std::uint64_t seed = 81;
+    for (const std::int64_t n : Cases<std::int64_t>({1, 2, 3, 4, 5, 15, 16, 17, 64, 129, 255, 256, 257}, {3})) {
+      for (const DType dtype : kRowTypes) {
+        for (int i = 0; i < 6; ++i) {
+          std::vector<Part> parts = {MakePart(n - n / 3, kD, dtype, ++seed)};
+          if (n / 3 > 0) parts.push_back(MakePart(n / 3, kD, dtype, ++seed));
+          for (Part& part : parts) {
+            part.shared_expert = i % 3 > 0;
+            if (i % 2 > 0) PreRoute(part, spec.num_experts, 3, ++seed);
+          }
+          SCOPED_TRACE("N " + std::to_string(n) + " batch " + std::to_string(i));
+          ExpectReference(std::move(parts));
+        }
+      }
+    }
+  }
+  EXPECT_GT(engine_->graphs(), 0);
 }
 
 struct Experts {

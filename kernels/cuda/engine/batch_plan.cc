@@ -1,7 +1,9 @@
 #include "kernels/cuda/engine/batch_plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/engine/router_gemm.h"
@@ -48,6 +50,7 @@ class Chunker {
 
   absl::Status Flush() {
     if (chunk_.n == 0) return absl::OkStatus();
+    FillUp();
     absl::Status status = run_(chunk_);
     chunk_ = {.dtype = chunk_.dtype};
     return status;
@@ -58,9 +61,24 @@ class Chunker {
 
   bool IsSmall(const Segment& segment) const { return segment.rows * d() * 4 <= kStagedBytes; }
 
+  // Not where routed rows and others would need filling up both, nor on the batched path,
+  // which waits for the device on its way.
+  void FillUp() {
+    const std::int64_t n = FilledUp(chunk_.n);
+    if (n == 0 || layer_.batched()) return;
+    if (chunk_.routed_rows > 0 && chunk_.routed_rows < chunk_.n) return;
+    Chunk filled = chunk_;
+    filled.filled_up = true;
+    filled.n = n;
+    if (chunk_.routed_rows > 0) filled.routed_rows = n;
+    if (chunk_.shared_rows > 0) filled.shared_rows = n;
+    if (Fits(filled)) chunk_ = std::move(filled);
+  }
+
   // Adds rows of `segment` to the chunk's sizes.
   void Count(const Segment& segment, std::int64_t rows, Chunk& chunk) const {
     chunk.n += rows;
+    chunk.live += rows;
     chunk.routed_rows += segment.k == 0 ? rows : 0;
     chunk.shared_rows += UsesShared(layer_, segment) ? rows : 0;
     chunk.kc = std::max(chunk.kc, segment.k > 0 ? segment.k : layer_.spec().experts_per_token);
@@ -111,6 +129,12 @@ class Chunker {
 
 }  // namespace
 
+std::int64_t FilledUp(std::int64_t rows) {
+  constexpr std::uint64_t kMost = 256;  // above, launches are hidden behind what is being computed
+  const std::uint64_t filled = std::bit_ceil(static_cast<std::uint64_t>(rows));
+  return filled <= kMost ? static_cast<std::int64_t>(filled) : 0;
+}
+
 ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch) {
   const std::int64_t given = (chunk.n - chunk.routed_rows) * chunk.kc;
   ChunkControl control;
@@ -120,6 +144,7 @@ ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch) {
   control.shared_list = scratch.Take<std::int32_t>(chunk.shared_rows);
   control.shared_offsets = scratch.Take<std::int32_t>(2);
   control.out_place = scratch.Take<std::int64_t>(chunk.n);
+  control.live = scratch.Take<std::int32_t>(1);
   return control;
 }
 
@@ -136,9 +161,10 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
   ChunkMemory memory;
   memory.control = PlaceControl(chunk, scratch);
   memory.control_bytes = scratch.used();
-  memory.routing = PlaceRouting(chunk, spec.experts_per_token, scratch);
-  memory.routing_bytes = scratch.used() - memory.control_bytes;
   memory.x = scratch.Take<std::byte>(chunk.n * d * size);
+  const std::int64_t before_routing = scratch.used();
+  memory.routing = PlaceRouting(chunk, spec.experts_per_token, scratch);
+  memory.routing_bytes = scratch.used() - before_routing;
   memory.logits = scratch.Take<float>(chunk.routed_rows * spec.num_experts);
   memory.partial = scratch.Take<float>(
       std::max(RouterPartials(chunk.routed_rows, spec.num_experts, d), RouterPartials(chunk.n, 1, d)));

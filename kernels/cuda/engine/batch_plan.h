@@ -31,6 +31,10 @@ struct Piece {
 struct Chunk {
   DType dtype = DType::kBF16;
   std::vector<Piece> pieces;
+  std::int64_t live = 0;  // rows of callers
+  // Small chunks are filled up with rows that nobody asked for, to a size that many chunks share: their launches are
+  // then the same, and recorded. Such rows have no slots and no output.
+  bool filled_up = false;
   std::int64_t n = 0, routed_rows = 0, shared_rows = 0;
   std::int64_t kc = 0;            // slots of every row
   std::int64_t staged_bytes = 0;  // of inputs or outputs, the larger
@@ -38,14 +42,18 @@ struct Chunk {
   std::int64_t slots() const { return n * kc; }
 };
 
+// Rows of the chunk that so many are filled up to: the next power of two. 0: too many.
+std::int64_t FilledUp(std::int64_t rows);
+
 // What the host tells the device of a chunk: one copy, the same layout on both sides.
 struct ChunkControl {
   std::int32_t* given_ids = nullptr;       // [n - routed_rows, kc]
   float* given_weights = nullptr;          // likewise
   std::int32_t* shared_row = nullptr;      // [n]
-  std::int32_t* shared_list = nullptr;     // [shared_rows]: rows that want the shared expert
-  std::int32_t* shared_offsets = nullptr;  // {0, shared_rows}
-  std::int64_t* out_place = nullptr;       // [n]
+  std::int32_t* shared_list = nullptr;     // [up to shared_rows]: rows that want the shared expert
+  std::int32_t* shared_offsets = nullptr;  // {0, rows in shared_list}
+  std::int64_t* out_place = nullptr;       // [n], -1: the row has no output
+  std::int32_t* live = nullptr;            // [1] Chunk::live
 };
 ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch);
 
@@ -61,8 +69,8 @@ struct ChunkMemory {
   ChunkControl control;
   std::int64_t control_bytes = 0;  // at the workspace's beginning
   ChunkRouting routing;
+  std::byte* x = nullptr;          // [n, D], behind the control: so that one copy brings both
   std::int64_t routing_bytes = 0;  // from routing.ids on
-  std::byte* x = nullptr;          // [n, D]
   float* logits = nullptr;         // [routed_rows, E]
   float* partial = nullptr;        // of the router's sums, and the shared gate's
   float* shared_gate = nullptr;    // [n]

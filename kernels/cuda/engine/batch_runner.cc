@@ -93,14 +93,12 @@ absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> 
 absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times) {
   Scratch scratch(workspace_.data());
   const ChunkMemory memory = PlaceChunk(layer, chunk, scratch);
-  using Stage = absl::Status (BatchRunner::*)(const CudaLayer&, const Chunk&, const ChunkMemory&);
-  constexpr Stage kSteps[kStages] = {&BatchRunner::StageIn, &BatchRunner::Route, &BatchRunner::RunExperts,
-                                     &BatchRunner::Combine, &BatchRunner::StageOut};
   absl::Status status = marks_[0].Record(stream_.get());
-  for (int i = 0; i < kStages && status.ok(); ++i) {
-    status = (this->*kSteps[i])(layer, chunk, memory);
-    if (status.ok()) status = marks_[i + 1].Record(stream_.get());
-  }
+  if (status.ok()) status = StageIn(layer, chunk, memory);
+  if (status.ok()) status = marks_[1].Record(stream_.get());
+  if (status.ok()) status = Compute(layer, chunk, memory);
+  if (status.ok()) status = StageOut(layer, chunk, memory);
+  if (status.ok()) status = marks_[kStages].Record(stream_.get());
   if (status.ok()) status = marks_[kStages].Wait();
   if (!status.ok()) return status;
   Answer(layer, chunk);
@@ -111,6 +109,26 @@ absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, S
     *sums[i] += *seconds;
   }
   return absl::OkStatus();
+}
+
+absl::Status BatchRunner::Compute(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const auto enqueue = [&](bool captured) {
+    absl::Status status = Route(layer, chunk, memory);
+    if (status.ok()) status = marks_[2].Record(stream_.get(), captured);
+    if (status.ok()) status = RunExperts(layer, chunk, memory);
+    if (status.ok()) status = marks_[3].Record(stream_.get(), captured);
+    if (status.ok()) status = Combine(layer, chunk, memory);
+    if (status.ok()) status = marks_[4].Record(stream_.get(), captured);
+    return status;
+  };
+  if (!chunk.filled_up) return enqueue(false);
+  return graphs_.Run({.layer = layer.id(),
+                      .dtype = chunk.dtype,
+                      .n = chunk.n,
+                      .routed_rows = chunk.routed_rows,
+                      .shared_rows = chunk.shared_rows,
+                      .kc = chunk.kc},
+                     stream(), enqueue);
 }
 
 void BatchRunner::FillControl(const CudaLayer& layer, const Chunk& chunk, const ChunkControl& control) const {
@@ -132,34 +150,41 @@ void BatchRunner::FillControl(const CudaLayer& layer, const Chunk& chunk, const 
       std::fill(control.given_weights + to + segment.k, control.given_weights + to + chunk.kc, 0.0f);
     }
   }
+  for (std::int64_t row = chunk.live; row < chunk.n; ++row) {
+    control.out_place[row] = -1;
+    control.shared_row[row] = -1;
+  }
   control.shared_offsets[0] = 0;
   control.shared_offsets[1] = shared;
+  control.live[0] = static_cast<std::int32_t>(chunk.live);
 }
 
-// Tables in one copy, small segments beside each other in another, large ones from where they lie.
+// Tables and the small segments behind them in one copy, large ones from where they lie.
 absl::Status BatchRunner::StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const std::int64_t d = layer.spec().hidden_size, row_bytes = BytesOf(chunk.dtype, d);
   Scratch scratch(staging_in_.data());
   FillControl(layer, chunk, PlaceControl(chunk, scratch));
-  absl::Status status = Copy(workspace_.data(), staging_in_.data(), memory.control_bytes, stream_.get());
-  std::byte* at = staging_in_.data() + scratch.used();
-  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
-    const Piece& first = chunk.pieces[i];
-    std::byte* const to = memory.x + first.row * row_bytes;
-    if (!first.staged) {
-      status = Copy(to, InputOf(first, d), first.in_bytes(d), stream_.get());
-      ++i;
+  // What is staged and not copied yet, [from, at), and where it goes: at first the tables.
+  std::byte *from = staging_in_.data(), *at = from + scratch.used(), *to = workspace_.data();
+  const auto copy_staged = [&] {
+    absl::Status status = Copy(to, from, at - from, stream_.get());
+    from = at;
+    return status;
+  };
+  for (const Piece& piece : chunk.pieces) {
+    std::byte* const rows = memory.x + piece.row * row_bytes;
+    const std::int64_t bytes = piece.in_bytes(d);
+    if (piece.staged) {
+      if (from == at) to = rows;
+      std::memcpy(at, InputOf(piece, d), static_cast<std::size_t>(bytes));
+      at += bytes;
       continue;
     }
-    std::byte* const run = at;
-    for (; i < chunk.pieces.size() && chunk.pieces[i].staged; ++i) {
-      const std::int64_t bytes = chunk.pieces[i].in_bytes(d);
-      std::memcpy(at, InputOf(chunk.pieces[i], d), static_cast<std::size_t>(bytes));
-      at += bytes;
-    }
-    status = Copy(to, run, at - run, stream_.get());
+    absl::Status status = copy_staged();
+    if (status.ok()) status = Copy(rows, InputOf(piece, d), bytes, stream_.get());
+    if (!status.ok()) return status;
   }
-  return status;
+  return copy_staged();
 }
 
 absl::Status BatchRunner::Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
@@ -209,6 +234,7 @@ absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const
                                 .routed_weights = memory.routing.weights,
                                 .given_ids = memory.control.given_ids,
                                 .given_weights = memory.control.given_weights,
+                                .live = memory.control.live,
                                 .first_expert = spec.first_expert,
                                 .held_experts = spec.held_experts,
                                 .ids = memory.ids,

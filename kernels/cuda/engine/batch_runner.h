@@ -10,6 +10,7 @@
 #include "absl/types/span.h"
 #include "kernels/cuda/engine/batch_plan.h"
 #include "kernels/cuda/engine/batched_experts.h"
+#include "kernels/cuda/engine/chunk_graphs.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
 #include "kernels/engine.h"
@@ -27,6 +28,9 @@ class BatchRunner {
   // Waits for the outputs.
   absl::Status Run(const CudaLayer& layer, absl::Span<const Segment> segments, StageTimes* times);
 
+  // From any thread.
+  std::int64_t graphs() const { return graphs_.count(); }
+
   // Whether CUDA will fail every call from now on; to be asked after a Run has failed.
   bool DeviceLost() const;
 
@@ -38,6 +42,8 @@ class BatchRunner {
 
   absl::Status RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times);
   absl::Status StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  // From routing to combine, as a graph where the chunk is small; marks 2 to 4.
+  absl::Status Compute(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
@@ -52,6 +58,7 @@ class BatchRunner {
   ChunkLimits limits_;
   OwnedStream stream_;
   Memory workspace_;
+  ChunkGraphs graphs_;                       // of this workspace
   std::unique_ptr<BatchedExperts> batched_;  // null unless that is the engine's path
   Memory staging_in_, staging_out_;          // page-locked
   static constexpr int kStages = 5;

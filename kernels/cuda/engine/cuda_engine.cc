@@ -64,6 +64,12 @@ class CudaEngine final : public Engine {
     return {.total_bytes = static_cast<std::int64_t>(total), .free_bytes = static_cast<std::int64_t>(free)};
   }
 
+  std::int64_t graphs() const override {
+    std::int64_t sum = 0;
+    for (const auto& runner : runners_) sum += runner->graphs();
+    return sum;
+  }
+
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
     if (absl::Status status = Lost(); !status.ok()) return status;
     if (absl::Status status = cuda::UseDevice(device_); !status.ok()) return status;

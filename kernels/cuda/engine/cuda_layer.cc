@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,8 @@
 
 namespace expertd::cuda {
 namespace {
+
+std::atomic<std::uint64_t> next_id = 1;
 
 absl::Status CheckMatrix(absl::string_view what, const WeightView& view, std::int64_t out, std::int64_t in) {
   if (view.data != nullptr && view.out == out && view.in == in) return absl::OkStatus();
@@ -215,6 +218,9 @@ absl::StatusOr<std::shared_ptr<const CudaLayer>> CudaLayer::Load(const LayerSour
   if (absl::Status status = CudaLayerLoader(source, *layer, upload).Load(); !status.ok()) return status;
   return std::shared_ptr<const CudaLayer>(std::move(layer));
 }
+
+CudaLayer::CudaLayer(const LayerSpec& spec, int device, const void* owner, ExpertPath path)
+    : spec_(spec), device_(device), owner_(owner), path_(path), id_(next_id++) {}
 
 CudaLayer::~CudaLayer() {
   // Its memory goes back to its device, whatever this thread's current one is.

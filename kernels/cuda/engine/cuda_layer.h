@@ -51,6 +51,7 @@ class CudaLayer final : public Layer {
   }
 
   const void* owner() const { return owner_; }
+  std::uint64_t id() const { return id_; }  // no other layer of this process has it, before or after
   bool batched() const { return path_ == ExpertPath::kBatched; }
   const DeviceExperts& experts() const { return experts_; }
   const DeviceExperts& shared() const { return shared_; }                      // count 0: none
@@ -61,14 +62,14 @@ class CudaLayer final : public Layer {
 
  private:
   friend class CudaLayerLoader;
-  CudaLayer(const LayerSpec& spec, int device, const void* owner, ExpertPath path)
-      : spec_(spec), device_(device), owner_(owner), path_(path) {}
+  CudaLayer(const LayerSpec& spec, int device, const void* owner, ExpertPath path);
   static const float* AsFloats(const std::byte* bytes) { return reinterpret_cast<const float*>(bytes); }
 
   const LayerSpec spec_;
   const int device_;
   const void* const owner_;
   const ExpertPath path_;
+  const std::uint64_t id_;
   std::string fingerprint_;
   Memory memory_;  // everything below points into it
   DeviceExperts experts_, shared_;

@@ -16,7 +16,9 @@ __global__ void __launch_bounds__(kThreads) FillSlotsKernel(const __grid_constan
   const std::int64_t row = slot / launch.kc, k = slot % launch.kc;
   std::int64_t id = -1;
   float weight = 0.0f;
-  if (row >= launch.routed_rows) {
+  if (row >= *launch.live) {
+    // No slots.
+  } else if (row >= launch.routed_rows) {
     const std::int64_t at = slot - launch.routed_rows * launch.kc;
     id = launch.given_ids[at];
     weight = launch.given_weights[at];
@@ -73,7 +75,8 @@ template <typename T, int kCount>
 __global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant__ CombineRowsLaunch launch) {
   const std::int64_t row = blockIdx.x, d = launch.d;
   const std::int64_t i = (std::int64_t{blockIdx.y} * kThreads + threadIdx.x) * kCount;
-  if (i >= d) return;
+  const std::int64_t place = launch.out_place[row];
+  if (i >= d || place < 0) return;
   float sum[kCount] = {}, term[kCount];
   const auto add = [&](float weight) {
 #pragma unroll
@@ -91,7 +94,6 @@ __global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant_
     Load<T, kCount>(static_cast<const T*>(launch.shared_out) + shared * d + i, term);
     add(launch.shared_gate == nullptr ? 1.0f : 1.0f / (1.0f + expf(-launch.shared_gate[row])));
   }
-  const std::int64_t place = launch.out_place[row];
   unsigned char* const out = static_cast<unsigned char*>(launch.out) + (place & ~std::int64_t{1});
   if (place & 1) {
     Store<bf16, kCount>(reinterpret_cast<bf16*>(out) + i, sum);

@@ -9,13 +9,14 @@
 namespace expertd::cuda {
 
 // The slots of a batch whose first `routed_rows` rows were routed here, k each, and whose others came with kc: ids
-// become indices of held experts, or -1.
+// become indices of held experts, or -1. Rows from `live` on have no slots.
 struct FillSlotsLaunch {
   std::int64_t n = 0, routed_rows = 0, k = 0, kc = 0;
   const std::int32_t* routed_ids = nullptr;  // [routed_rows, k]
   const float* routed_weights = nullptr;
   const std::int32_t* given_ids = nullptr;  // [n - routed_rows, kc]
   const float* given_weights = nullptr;
+  const std::int32_t* live = nullptr;  // [1]
   std::int64_t first_expert = 0, held_experts = 0;
   std::int32_t* ids = nullptr;  // [n, kc]
   float* weights = nullptr;     // [n, kc]
@@ -48,7 +49,8 @@ struct CombineRowsLaunch {
   const void* shared_out = nullptr;          // [*, d]
   const std::int32_t* shared_row = nullptr;  // [n]; -1: none; null: none for any row
   const float* shared_gate = nullptr;        // [n] logits, or null: ungated
-  const std::int64_t* out_place = nullptr;   // [n]: byte of `out` where the row begins, plus 1 when it is bf16
+  const std::int64_t* out_place = nullptr;   // [n]: byte of `out` where the row begins, plus 1 when it is bf16;
+                                             // -1: the row is left out
   void* out = nullptr;
 };
 int LaunchCombineRows(const CombineRowsLaunch& launch, void* stream);

@@ -57,8 +57,10 @@ OwnedEvent::~OwnedEvent() {
   if (handle_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
 }
 
-absl::Status OwnedEvent::Record(void* stream) const {
-  return FromCuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream)), "event");
+absl::Status OwnedEvent::Record(void* stream, bool captured) const {
+  return FromCuda(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream),
+                                           captured ? cudaEventRecordExternal : cudaEventRecordDefault),
+                  "event");
 }
 
 absl::Status OwnedEvent::Wait() const {

@@ -71,7 +71,8 @@ class OwnedEvent {
   }
   ~OwnedEvent();
 
-  absl::Status Record(void* stream) const;
+  // `captured`: the stream is being captured, and every replay records the event.
+  absl::Status Record(void* stream, bool captured = false) const;
   absl::Status Wait() const;
   // Of two events that have been waited for.
   static absl::StatusOr<double> Seconds(const OwnedEvent& from, const OwnedEvent& to);

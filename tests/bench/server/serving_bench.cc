@@ -8,6 +8,7 @@
 //            were answered in time: five times the p50 alone, at least 1 ms), then p50 and p99 at 70 % of it
 //
 //   serving_bench [--like PRESET | --checkpoint DIR] [--device D] [--rows N] [--callers N] [--pairs N] [--seconds X]
+//                 [-- FLAGS OF THE SERVER]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -41,16 +42,28 @@ struct Flags {
   int callers = 8;
   int pairs = 5;
   double seconds = 1;
+  std::vector<std::string> server_flags;
 
   std::chrono::milliseconds window() const {
     return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
   }
 };
 
+// As the answers name them.
+struct Stage {
+  const char* name;
+  float (v1::StageMicros::*micros)() const;
+};
+constexpr Stage kStages[] = {{"decode", &v1::StageMicros::decode},      {"queue", &v1::StageMicros::queue},
+                             {"stage in", &v1::StageMicros::stage_in},  {"route", &v1::StageMicros::route},
+                             {"gemm", &v1::StageMicros::gemm},          {"combine", &v1::StageMicros::combine},
+                             {"stage out", &v1::StageMicros::stage_out}};
+
 struct Closed {
   double rows_per_second = 0;
-  client::Histogram latency;                     // nanoseconds
-  client::Histogram beside;                      // of that, what was not the layer's compute
+  client::Histogram latency;  // nanoseconds
+  client::Histogram beside;   // of that, what was not the layer's compute
+  std::vector<client::Histogram> stages{std::size(kStages)};
   std::map<std::int64_t, std::int64_t> batches;  // requests by the rows of their batch
 };
 
@@ -97,6 +110,9 @@ class ClosedLoop {
       result_.rows_per_second += static_cast<double>(request_.head.rows());
       result_.latency.Add(nanos);
       result_.beside.Add(nanos - static_cast<std::int64_t>((us.route() + us.gemm() + us.combine()) * 1e3));
+      for (std::size_t i = 0; i < std::size(kStages); ++i) {
+        result_.stages[i].Add(static_cast<std::int64_t>((us.*kStages[i].micros)() * 1e3));
+      }
       ++result_.batches[answer->result().batch_rows()];
     }
     const bool more = failure_.ok() && now < end_;
@@ -137,6 +153,11 @@ struct Bench {
     const double p50 = Us(one->latency.Percentile(0.5));
     absl::PrintF("alone: %d rows, p50 %.1f us, p99 %.1f us; beside the layer's compute p50 %.1f us\n", flags.rows, p50,
                  Us(one->latency.Percentile(0.99)), Us(one->beside.Percentile(0.5)));
+    std::printf("  p50 of its stages, us:");
+    for (std::size_t i = 0; i < std::size(kStages); ++i) {
+      absl::PrintF(" %s %.1f%s", kStages[i].name, Us(one->stages[i].Percentile(0.5)),
+                   i + 1 < std::size(kStages) ? "," : "\n");
+    }
     return p50;
   }
 
@@ -197,8 +218,9 @@ struct Bench {
 };
 
 absl::Status Run(const Flags& flags, const std::string& checkpoint) {
-  const auto server = testing::ServerProcess::Start(
-      flags.bin_dir, {"--checkpoint", checkpoint, "--layers", "0", "--device", flags.device}, std::chrono::minutes(5));
+  std::vector<std::string> arguments = {"--checkpoint", checkpoint, "--layers", "0", "--device", flags.device};
+  arguments.insert(arguments.end(), flags.server_flags.begin(), flags.server_flags.end());
+  const auto server = testing::ServerProcess::Start(flags.bin_dir, arguments, std::chrono::minutes(5));
   if (!server.ok()) return server.status();
   const auto client = client::Client::Connect({.endpoint = (*server)->address(), .connections = flags.callers});
   if (!client.ok()) return client.status();
@@ -226,6 +248,7 @@ int Main(int argc, char** argv) {
   app.add_option("--seconds", flags.seconds, "Length of each measurement")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_option("server_flags", flags.server_flags, "Behind `--`: more of the server's flags");
   CLI11_PARSE(app, argc, argv);
   const auto run = [&](const std::string& checkpoint) { return Run(flags, checkpoint); };
   if (flags.checkpoint.empty()) return RunOnSynth("serving_bench", flags.bin_dir, {"--like", flags.like}, run);
