@@ -14,8 +14,6 @@ namespace {
 // Below, a copy of its own costs more than a pass through the staging buffer.
 constexpr std::int64_t kStagedBytes = 32 << 10;
 
-std::int64_t Aligned(std::int64_t bytes) { return CeilDiv(bytes, 16) * 16; }
-
 bool UsesShared(const CudaLayer& layer, const Segment& segment) {
   return segment.shared_expert && layer.shared().count > 0;
 }
@@ -23,8 +21,8 @@ bool UsesShared(const CudaLayer& layer, const Segment& segment) {
 class Chunker {
  public:
   Chunker(const CudaLayer& layer, DType dtype, const ChunkLimits& limits,
-          absl::FunctionRef<absl::Status(const Chunk&)> run)
-      : layer_(layer), limits_(limits), run_(run) {
+          absl::FunctionRef<bool(const Segment&)> in_reach, absl::FunctionRef<absl::Status(const Chunk&)> run)
+      : layer_(layer), limits_(limits), in_reach_(in_reach), run_(run) {
     chunk_.dtype = dtype;
   }
 
@@ -50,7 +48,7 @@ class Chunker {
 
   absl::Status Flush() {
     if (chunk_.n == 0) return absl::OkStatus();
-    FillUp();
+    Record();
     absl::Status status = run_(chunk_);
     chunk_ = {.dtype = chunk_.dtype};
     return status;
@@ -63,16 +61,21 @@ class Chunker {
 
   // Not where routed rows and others would need filling up both, nor on the batched path,
   // which waits for the device on its way.
-  void FillUp() {
+  void Record() {
     const std::int64_t n = FilledUp(chunk_.n);
     if (n == 0 || layer_.batched()) return;
     if (chunk_.routed_rows > 0 && chunk_.routed_rows < chunk_.n) return;
-    Chunk filled = chunk_;
-    filled.filled_up = true;
-    filled.n = n;
-    if (chunk_.routed_rows > 0) filled.routed_rows = n;
-    if (chunk_.shared_rows > 0) filled.shared_rows = n;
-    if (Fits(filled)) chunk_ = std::move(filled);
+    Chunk recorded = chunk_;
+    recorded.recorded = true;
+    recorded.n = n;
+    if (chunk_.routed_rows > 0) recorded.routed_rows = n;
+    if (chunk_.shared_rows > 0) recorded.shared_rows = n;
+    recorded.staged_bytes = 0;
+    for (Piece& piece : recorded.pieces) {
+      piece.staged = !in_reach_(*piece.segment);
+      if (piece.staged) recorded.staged_bytes += Aligned(piece.rows * d() * 4);
+    }
+    if (Fits(recorded)) chunk_ = std::move(recorded);
   }
 
   // Adds rows of `segment` to the chunk's sizes.
@@ -123,6 +126,7 @@ class Chunker {
 
   const CudaLayer& layer_;
   const ChunkLimits& limits_;
+  const absl::FunctionRef<bool(const Segment&)> in_reach_;
   const absl::FunctionRef<absl::Status(const Chunk&)> run_;
   Chunk chunk_;
 };
@@ -143,7 +147,8 @@ ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch) {
   control.shared_row = scratch.Take<std::int32_t>(chunk.n);
   control.shared_list = scratch.Take<std::int32_t>(chunk.shared_rows);
   control.shared_offsets = scratch.Take<std::int32_t>(2);
-  control.out_place = scratch.Take<std::int64_t>(chunk.n);
+  control.out_row = scratch.Take<std::int64_t>(chunk.n);
+  control.in_row = scratch.Take<std::int64_t>(chunk.recorded ? chunk.n : 0);
   control.live = scratch.Take<std::int32_t>(1);
   return control;
 }
@@ -186,12 +191,13 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
   memory.sort.cleared_count = (scratch.used() - before) / 4;
   memory.experts = PlaceChain(slots, layer.experts(), chunk.dtype, spec.routing.weight_on_input, counters, scratch);
   memory.shared = PlaceChain(chunk.shared_rows, layer.shared(), chunk.dtype, false, shared_counters, scratch);
-  memory.out = scratch.Take<std::byte>(chunk.out_bytes);
+  if (!chunk.recorded) memory.out = scratch.Take<std::byte>(chunk.out_bytes);
   return memory;
 }
 
 absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segments, DType dtype,
-                          const ChunkLimits& limits, absl::FunctionRef<absl::Status(const Chunk&)> run) {
+                          const ChunkLimits& limits, absl::FunctionRef<bool(const Segment&)> in_reach,
+                          absl::FunctionRef<absl::Status(const Chunk&)> run) {
   // Server-routed rows first; small segments beside each other.
   std::vector<const Segment*> order;
   for (const Segment& segment : segments) {
@@ -201,7 +207,7 @@ absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segm
     return std::tuple(a->k > 0, a->rows * layer.spec().hidden_size * 4 > kStagedBytes) <
            std::tuple(b->k > 0, b->rows * layer.spec().hidden_size * 4 > kStagedBytes);
   });
-  Chunker chunker(layer, dtype, limits, run);
+  Chunker chunker(layer, dtype, limits, in_reach, run);
   for (const Segment* segment : order) {
     if (absl::Status status = chunker.Add(*segment); !status.ok()) return status;
   }

@@ -15,6 +15,9 @@
 
 namespace expertd::cuda {
 
+// Pieces in staging and in a chunk's output begin at multiples of 16.
+inline std::int64_t Aligned(std::int64_t bytes) { return CeilDiv(bytes, 16) * 16; }
+
 // A range of a segment's rows.
 struct Piece {
   const Segment* segment = nullptr;
@@ -22,7 +25,7 @@ struct Piece {
   std::int64_t rows = 0;
   std::int64_t row = 0;        // row of the chunk
   std::int64_t out_place = 0;  // byte of the chunk's output
-  bool staged = false;         // small: goes through the page-locked buffer, with its neighbours in one copy
+  bool staged = false;         // goes through the page-locked buffer: with its neighbours in one copy, or recorded
   std::int64_t in_bytes(std::int64_t d) const { return rows * BytesOf(segment->input_dtype, d); }
   std::int64_t out_bytes(std::int64_t d) const { return rows * BytesOf(segment->output_dtype, d); }
 };
@@ -32,9 +35,10 @@ struct Chunk {
   DType dtype = DType::kBF16;
   std::vector<Piece> pieces;
   std::int64_t live = 0;  // rows of callers
-  // Small chunks are filled up with rows that nobody asked for, to a size that many chunks share: their launches are
-  // then the same, and recorded. Such rows have no slots and no output.
-  bool filled_up = false;
+  // Small chunks are filled up with rows that nobody asked for, to a size that many chunks share: what they enqueue is
+  // then the same, and recorded. Such rows are zero and have neither slots nor output. Kernels read and write the rows
+  // of recorded chunks in the host's memory, so that no copy is enqueued for them.
+  bool recorded = false;
   std::int64_t n = 0, routed_rows = 0, shared_rows = 0;
   std::int64_t kc = 0;            // slots of every row
   std::int64_t staged_bytes = 0;  // of inputs or outputs, the larger
@@ -52,7 +56,8 @@ struct ChunkControl {
   std::int32_t* shared_row = nullptr;      // [n]
   std::int32_t* shared_list = nullptr;     // [up to shared_rows]: rows that want the shared expert
   std::int32_t* shared_offsets = nullptr;  // {0, rows in shared_list}
-  std::int64_t* out_place = nullptr;       // [n], -1: the row has no output
+  std::int64_t* out_row = nullptr;         // [n] address of a row's output, plus 1 when it is bf16; 0: none
+  std::int64_t* in_row = nullptr;          // [n] of a recorded chunk: address of a row's input; 0: none
   std::int32_t* live = nullptr;            // [1] Chunk::live
 };
 ChunkControl PlaceControl(const Chunk& chunk, Scratch& scratch);
@@ -78,7 +83,7 @@ struct ChunkMemory {
   float* weights = nullptr;        // [n, kc]
   ExpertSortLaunch sort;
   ExpertChain experts, shared;
-  std::byte* out = nullptr;
+  std::byte* out = nullptr;  // null when the chunk is recorded
 };
 ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scratch);
 
@@ -88,8 +93,10 @@ struct ChunkLimits {
   std::int64_t staging_bytes = 0;  // for control and staged rows, and for routing and staged rows
 };
 
-// Hands the batch's rows of `dtype` to run(), chunk by chunk. ResourceExhausted: one row does not fit.
+// Hands the batch's rows of `dtype` to run(), chunk by chunk. `in_reach`: kernels may use the segment's rows where they
+// lie. ResourceExhausted: one row does not fit.
 absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segments, DType dtype,
-                          const ChunkLimits& limits, absl::FunctionRef<absl::Status(const Chunk&)> run);
+                          const ChunkLimits& limits, absl::FunctionRef<bool(const Segment&)> in_reach,
+                          absl::FunctionRef<absl::Status(const Chunk&)> run);
 
 }  // namespace expertd::cuda

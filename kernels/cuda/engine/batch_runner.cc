@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/engine/expert_chain.h"
@@ -17,6 +18,8 @@ namespace expertd::cuda {
 namespace {
 
 constexpr std::int64_t kStagingBytes = 16LL << 20;
+
+std::int64_t AddressOf(const void* data) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data)); }
 
 bool WantsRouting(const Piece& piece) {
   return piece.segment->k == 0 && (piece.segment->routed_ids != nullptr || piece.segment->routed_weights != nullptr);
@@ -32,8 +35,8 @@ std::byte* OutputOf(const Piece& piece, std::int64_t d) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t max_rows, std::int64_t workspace_bytes,
-                                                                 ExpertPath path) {
-  std::unique_ptr<BatchRunner> runner(new BatchRunner);
+                                                                 ExpertPath path, const OwnMemory& own) {
+  std::unique_ptr<BatchRunner> runner(new BatchRunner(own));
   if (path == ExpertPath::kBatched) {
     workspace_bytes /= 2;
     auto batched = BatchedExperts::Create(workspace_bytes);
@@ -64,8 +67,9 @@ absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t ma
 absl::Status BatchRunner::CheckFits(const CudaLayer& layer) const {
   for (const std::int64_t k : {std::int64_t{0}, kMaxExpertsPerToken}) {
     const Segment row = {.rows = 1, .input_dtype = DType::kF32, .output_dtype = DType::kF32, .k = k};
-    const absl::Status status =
-        ForEachChunk(layer, {&row, 1}, DType::kF32, limits_, [](const Chunk&) { return absl::OkStatus(); });
+    const absl::Status status = ForEachChunk(
+        layer, {&row, 1}, DType::kF32, limits_, [](const Segment&) { return false; },
+        [](const Chunk&) { return absl::OkStatus(); });
     if (!status.ok()) return status;
   }
   return batched_ == nullptr ? absl::OkStatus() : batched_->CheckFits(layer.spec(), layer.experts());
@@ -80,9 +84,15 @@ absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> 
   StageTimes unused;
   StageTimes& sums = times == nullptr ? unused : *times;
   sums = {};
+  const std::int64_t d = layer.spec().hidden_size;
+  const auto in_reach = [&](const Segment& segment) {
+    return Aligned16({segment.input, segment.output}) &&
+           own_.Contains(segment.input, BytesOf(segment.input_dtype, segment.rows * d)) &&
+           own_.Contains(segment.output, BytesOf(segment.output_dtype, segment.rows * d));
+  };
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    const absl::Status status =
-        ForEachChunk(layer, segments, dtype, limits_, [&](const Chunk& chunk) { return RunChunk(layer, chunk, sums); });
+    const absl::Status status = ForEachChunk(layer, segments, dtype, limits_, in_reach,
+                                             [&](const Chunk& chunk) { return RunChunk(layer, chunk, sums); });
     if (status.ok()) continue;
     cudaStreamSynchronize(static_cast<cudaStream_t>(stream_.get()));  // nothing touches the caller's rows any more
     return status;
@@ -93,9 +103,8 @@ absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> 
 absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times) {
   Scratch scratch(workspace_.data());
   const ChunkMemory memory = PlaceChunk(layer, chunk, scratch);
+  FillTables(layer, chunk, memory);
   absl::Status status = marks_[0].Record(stream_.get());
-  if (status.ok()) status = StageIn(layer, chunk, memory);
-  if (status.ok()) status = marks_[1].Record(stream_.get());
   if (status.ok()) status = Compute(layer, chunk, memory);
   if (status.ok()) status = StageOut(layer, chunk, memory);
   if (status.ok()) status = marks_[kStages].Record(stream_.get());
@@ -113,7 +122,9 @@ absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, S
 
 absl::Status BatchRunner::Compute(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const auto enqueue = [&](bool captured) {
-    absl::Status status = Route(layer, chunk, memory);
+    absl::Status status = chunk.recorded ? StageRows(layer, chunk, memory) : StageIn(layer, chunk, memory);
+    if (status.ok()) status = marks_[1].Record(stream_.get(), captured);
+    if (status.ok()) status = Route(layer, chunk, memory);
     if (status.ok()) status = marks_[2].Record(stream_.get(), captured);
     if (status.ok()) status = RunExperts(layer, chunk, memory);
     if (status.ok()) status = marks_[3].Record(stream_.get(), captured);
@@ -121,7 +132,7 @@ absl::Status BatchRunner::Compute(const CudaLayer& layer, const Chunk& chunk, co
     if (status.ok()) status = marks_[4].Record(stream_.get(), captured);
     return status;
   };
-  if (!chunk.filled_up) return enqueue(false);
+  if (!chunk.recorded) return enqueue(false);
   return graphs_.Run({.layer = layer.id(),
                       .dtype = chunk.dtype,
                       .n = chunk.n,
@@ -131,15 +142,29 @@ absl::Status BatchRunner::Compute(const CudaLayer& layer, const Chunk& chunk, co
                      stream(), enqueue);
 }
 
-void BatchRunner::FillControl(const CudaLayer& layer, const Chunk& chunk, const ChunkControl& control) const {
+// Also moves the rows of a recorded chunk that kernels cannot reach to where they can.
+void BatchRunner::FillTables(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) const {
+  const std::int64_t d = layer.spec().hidden_size;
+  Scratch scratch(staging_in_.data());
+  const ChunkControl control = PlaceControl(chunk, scratch);
+  std::byte *staged_in = staging_in_.data() + memory.control_bytes,
+            *staged_out = staging_out_.data() + memory.routing_bytes;
   std::int32_t shared = 0;
   for (const Piece& piece : chunk.pieces) {
     const Segment& segment = *piece.segment;
     const bool wants_shared = segment.shared_expert && layer.shared().count > 0;
-    const std::int64_t row_bytes = BytesOf(segment.output_dtype, layer.spec().hidden_size);
+    const std::int64_t in_bytes = BytesOf(segment.input_dtype, d), out_bytes = BytesOf(segment.output_dtype, d);
+    const std::byte* in = InputOf(piece, d);
+    std::byte* out = chunk.recorded ? OutputOf(piece, d) : memory.out + piece.out_place;
+    if (chunk.recorded && piece.staged) {
+      std::memcpy(staged_in, in, static_cast<std::size_t>(piece.in_bytes(d)));
+      in = std::exchange(staged_in, staged_in + Aligned(piece.in_bytes(d)));
+      out = std::exchange(staged_out, staged_out + Aligned(piece.out_bytes(d)));
+    }
     for (std::int64_t i = 0; i < piece.rows; ++i) {
       const std::int64_t row = piece.row + i;
-      control.out_place[row] = (piece.out_place + i * row_bytes) | (segment.output_dtype == DType::kBF16 ? 1 : 0);
+      if (chunk.recorded) control.in_row[row] = AddressOf(in + i * in_bytes);
+      control.out_row[row] = AddressOf(out + i * out_bytes) + (segment.output_dtype == DType::kBF16 ? 1 : 0);
       control.shared_row[row] = wants_shared ? shared : -1;
       if (wants_shared) control.shared_list[shared++] = static_cast<std::int32_t>(row);
       if (segment.k == 0) continue;
@@ -151,7 +176,7 @@ void BatchRunner::FillControl(const CudaLayer& layer, const Chunk& chunk, const 
     }
   }
   for (std::int64_t row = chunk.live; row < chunk.n; ++row) {
-    control.out_place[row] = -1;
+    control.in_row[row] = control.out_row[row] = 0;
     control.shared_row[row] = -1;
   }
   control.shared_offsets[0] = 0;
@@ -159,13 +184,26 @@ void BatchRunner::FillControl(const CudaLayer& layer, const Chunk& chunk, const 
   control.live[0] = static_cast<std::int32_t>(chunk.live);
 }
 
+// Of a recorded chunk: one kernel fetches tables and rows.
+absl::Status BatchRunner::StageRows(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  const std::int64_t row_bytes = BytesOf(chunk.dtype, layer.spec().hidden_size);
+  Scratch scratch(staging_in_.data());
+  const StageRowsLaunch launch = {.from = staging_in_.data(),
+                                  .to = workspace_.data(),
+                                  .bytes = memory.control_bytes,
+                                  .n = chunk.n,
+                                  .row_bytes = row_bytes,
+                                  .vectorised = row_bytes % 16 == 0,
+                                  .in_row = PlaceControl(chunk, scratch).in_row,
+                                  .x = memory.x};
+  return FromCuda(LaunchStageRows(launch, stream_.get()), "rows");
+}
+
 // Tables and the small segments behind them in one copy, large ones from where they lie.
 absl::Status BatchRunner::StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const std::int64_t d = layer.spec().hidden_size, row_bytes = BytesOf(chunk.dtype, d);
-  Scratch scratch(staging_in_.data());
-  FillControl(layer, chunk, PlaceControl(chunk, scratch));
   // What is staged and not copied yet, [from, at), and where it goes: at first the tables.
-  std::byte *from = staging_in_.data(), *at = from + scratch.used(), *to = workspace_.data();
+  std::byte *from = staging_in_.data(), *at = from + memory.control_bytes, *to = workspace_.data();
   const auto copy_staged = [&] {
     absl::Status status = Copy(to, from, at - from, stream_.get());
     from = at;
@@ -314,8 +352,7 @@ absl::Status BatchRunner::Combine(const CudaLayer& layer, const Chunk& chunk, co
                                     .shared_out = memory.shared.out,
                                     .shared_row = chunk.shared_rows > 0 ? memory.control.shared_row : nullptr,
                                     .shared_gate = layer.shared_gate() == nullptr ? nullptr : memory.shared_gate,
-                                    .out_place = memory.control.out_place,
-                                    .out = memory.out};
+                                    .out_row = memory.control.out_row};
   return FromCuda(LaunchCombineRows(launch, stream_.get()), "combine");
 }
 
@@ -328,7 +365,7 @@ absl::Status BatchRunner::StageOut(const CudaLayer& layer, const Chunk& chunk, c
     status = Copy(staging_out_.data(), memory.routing.ids, memory.routing_bytes, stream_.get());
   }
   std::byte* at = staging_out_.data() + scratch.used();
-  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
+  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok() && !chunk.recorded;) {
     const Piece& first = chunk.pieces[i];
     const std::byte* const from = memory.out + first.out_place;
     if (!first.staged) {
@@ -354,7 +391,7 @@ void BatchRunner::Answer(const CudaLayer& layer, const Chunk& chunk) const {
     if (piece.staged) {
       const std::int64_t bytes = piece.out_bytes(d);
       std::memcpy(OutputOf(piece, d), at, static_cast<std::size_t>(bytes));
-      at += CeilDiv(bytes, 16) * 16;
+      at += Aligned(bytes);
     }
     if (!WantsRouting(piece)) continue;
     const Segment& segment = *piece.segment;

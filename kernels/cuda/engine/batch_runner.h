@@ -13,6 +13,7 @@
 #include "kernels/cuda/engine/chunk_graphs.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
+#include "kernels/cuda/engine/own_memory.h"
 #include "kernels/engine.h"
 
 namespace expertd::cuda {
@@ -22,8 +23,9 @@ class BatchRunner {
  public:
   // `max_rows` rows are computed together, fewer where `workspace_bytes` do not hold them. The batched path takes half
   // of these bytes for itself.
+  // `own`, which must outlive it, knows what memory kernels may use where it lies.
   static absl::StatusOr<std::unique_ptr<BatchRunner>> Create(std::int64_t max_rows, std::int64_t workspace_bytes,
-                                                             ExpertPath path);
+                                                             ExpertPath path, const OwnMemory& own);
 
   // Waits for the outputs.
   absl::Status Run(const CudaLayer& layer, absl::Span<const Segment> segments, StageTimes* times);
@@ -38,11 +40,11 @@ class BatchRunner {
   absl::Status CheckFits(const CudaLayer& layer) const;
 
  private:
-  BatchRunner() = default;
+  explicit BatchRunner(const OwnMemory& own) : own_(own) {}
 
   absl::Status RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times);
   absl::Status StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
-  // From routing to combine, as a graph where the chunk is small; marks 2 to 4.
+  // From routing to combine, and all of a recorded chunk, as a graph; marks 1 to 4.
   absl::Status Compute(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
@@ -52,9 +54,11 @@ class BatchRunner {
   absl::Status Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   void Answer(const CudaLayer& layer, const Chunk& chunk) const;
-  void FillControl(const CudaLayer& layer, const Chunk& chunk, const ChunkControl& control) const;
+  void FillTables(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) const;
+  absl::Status StageRows(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   Stream stream() const { return {stream_.get()}; }
 
+  const OwnMemory& own_;
   ChunkLimits limits_;
   OwnedStream stream_;
   Memory workspace_;

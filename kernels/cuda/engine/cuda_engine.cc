@@ -12,6 +12,7 @@
 #include "kernels/cuda/engine/batch_runner.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
+#include "kernels/cuda/engine/own_memory.h"
 #include "kernels/cuda/engine/weight_upload.h"
 #include "kernels/cuda/host.h"
 
@@ -22,33 +23,40 @@ using cuda::BatchRunner;
 using cuda::CudaLayer;
 using cuda::Memory;
 using cuda::MemoryKind;
+using cuda::OwnMemory;
 
 // To be raised with every change that may change a bit of a result.
 constexpr int kNumericsVersion = 1;
 constexpr int kBatchesInFlight = 2;  // one copies while the other computes
 constexpr int kOldestMajor = 8;
 
-cpu::RowMemory PinnedRows(int device) {
-  return {
-      .allocate = [device](std::size_t bytes) -> std::byte* {
-        void* data = nullptr;
-        if (cudaSetDevice(device) == cudaSuccess && cudaHostAlloc(&data, bytes, cudaHostAllocPortable) == cudaSuccess) {
-          return static_cast<std::byte*>(data);
-        }
-        cudaGetLastError();
-        return nullptr;
-      },
-      .free = [](std::byte* data) { cudaFreeHost(data); }};
+cpu::RowMemory PinnedRows(int device, std::shared_ptr<OwnMemory> own) {
+  return {.allocate = [device, own](std::size_t bytes) -> std::byte* {
+            void* data = nullptr;
+            if (cudaSetDevice(device) != cudaSuccess ||
+                cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped) != cudaSuccess) {
+              cudaGetLastError();
+              return nullptr;
+            }
+            own->Add(static_cast<std::byte*>(data), bytes);
+            return static_cast<std::byte*>(data);
+          },
+          .free =
+              [own](std::byte* data) {
+                own->Remove(data);
+                cudaFreeHost(data);
+              }};
 }
 
 class CudaEngine final : public Engine {
  public:
   CudaEngine(const CudaEngineOptions& options, EngineInfo info, cuda::WeightUpload upload,
-             std::vector<std::unique_ptr<BatchRunner>> runners)
+             std::shared_ptr<OwnMemory> own, std::vector<std::unique_ptr<BatchRunner>> runners)
       : info_(std::move(info)),
         device_(options.device),
         path_(options.path),
-        row_pool_(options.row_buffer_bytes, PinnedRows(options.device)),
+        own_(std::move(own)),
+        row_pool_(options.row_buffer_bytes, PinnedRows(options.device, own_)),
         upload_(std::move(upload)),
         runners_(std::move(runners)) {
     for (const auto& runner : runners_) idle_.push_back(runner.get());
@@ -127,6 +135,7 @@ class CudaEngine final : public Engine {
   const ExpertPath path_;
 
   // Self-synchronised.
+  const std::shared_ptr<OwnMemory> own_;  // the pool's buffers, which may outlive the engine, know it too
   cpu::RowPool row_pool_;
 
   // Held while a layer is loaded.
@@ -183,9 +192,11 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   const std::int64_t workspace = options.workspace_bytes > 0
                                      ? options.workspace_bytes
                                      : std::min<std::int64_t>(device->totalGlobalMem / 16, 4LL << 30);
+  auto own = std::make_shared<OwnMemory>();
   std::vector<std::unique_ptr<BatchRunner>> runners;
   for (int i = 0; i < kBatchesInFlight; ++i) {
-    auto runner = BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256, options.path);
+    auto runner =
+        BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256, options.path, *own);
     if (!runner.ok()) return Unavailable(runner.status());
     runners.push_back(*std::move(runner));
   }
@@ -200,7 +211,8 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   info.concurrency = kBatchesInFlight;
   info.max_batch_rows = options.max_batch_rows;
   info.max_k = kMaxExpertsPerToken;
-  return std::unique_ptr<Engine>(new CudaEngine(options, std::move(info), *std::move(upload), std::move(runners)));
+  return std::unique_ptr<Engine>(
+      new CudaEngine(options, std::move(info), *std::move(upload), std::move(own), std::move(runners)));
 }
 
 }  // namespace expertd

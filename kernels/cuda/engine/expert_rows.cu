@@ -10,6 +10,22 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kVector = 8;  // elements of a thread where rows are whole vectors
 
+// Blocks beyond the rows' bring the tables.
+template <typename Unit>
+__global__ void __launch_bounds__(kThreads) StageRowsKernel(const __grid_constant__ StageRowsLaunch launch) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x, row = blockIdx.y;
+  if (row == launch.n) {
+    for (std::int64_t j = i; j < launch.bytes / 16; j += std::int64_t{gridDim.x} * kThreads) {
+      static_cast<uint4*>(launch.to)[j] = static_cast<const uint4*>(launch.from)[j];
+    }
+    return;
+  }
+  const std::int64_t units = launch.row_bytes / static_cast<std::int64_t>(sizeof(Unit));
+  if (i >= units) return;
+  const auto* const from = reinterpret_cast<const Unit*>(launch.in_row[row]);
+  static_cast<Unit*>(launch.x)[row * units + i] = from == nullptr ? Unit{} : from[i];
+}
+
 __global__ void __launch_bounds__(kThreads) FillSlotsKernel(const __grid_constant__ FillSlotsLaunch launch) {
   const std::int64_t slot = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (slot >= launch.n * launch.kc) return;
@@ -75,8 +91,8 @@ template <typename T, int kCount>
 __global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant__ CombineRowsLaunch launch) {
   const std::int64_t row = blockIdx.x, d = launch.d;
   const std::int64_t i = (std::int64_t{blockIdx.y} * kThreads + threadIdx.x) * kCount;
-  const std::int64_t place = launch.out_place[row];
-  if (i >= d || place < 0) return;
+  const std::int64_t place = launch.out_row[row];
+  if (i >= d || place == 0) return;
   float sum[kCount] = {}, term[kCount];
   const auto add = [&](float weight) {
 #pragma unroll
@@ -94,11 +110,10 @@ __global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant_
     Load<T, kCount>(static_cast<const T*>(launch.shared_out) + shared * d + i, term);
     add(launch.shared_gate == nullptr ? 1.0f : 1.0f / (1.0f + expf(-launch.shared_gate[row])));
   }
-  unsigned char* const out = static_cast<unsigned char*>(launch.out) + (place & ~std::int64_t{1});
   if (place & 1) {
-    Store<bf16, kCount>(reinterpret_cast<bf16*>(out) + i, sum);
+    Store<bf16, kCount>(reinterpret_cast<bf16*>(place - 1) + i, sum);
   } else {
-    Store<float, kCount>(reinterpret_cast<float*>(out) + i, sum);
+    Store<float, kCount>(reinterpret_cast<float*>(place) + i, sum);
   }
 }
 
@@ -145,6 +160,19 @@ int RunCombine(const CombineRowsLaunch& launch, cudaStream_t stream) {
 }
 
 }  // namespace
+
+int LaunchStageRows(const StageRowsLaunch& launch, void* stream_handle) {
+  const auto stream = static_cast<cudaStream_t>(stream_handle);
+  const std::int64_t unit = launch.vectorised ? 16 : 2;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(launch.row_bytes, kThreads * unit)),
+                  static_cast<unsigned>(launch.n + 1));
+  if (launch.vectorised) {
+    StageRowsKernel<uint4><<<grid, kThreads, 0, stream>>>(launch);
+  } else {
+    StageRowsKernel<unsigned short><<<grid, kThreads, 0, stream>>>(launch);
+  }
+  return cudaGetLastError();
+}
 
 int LaunchFillSlots(const FillSlotsLaunch& launch, void* stream) {
   const auto blocks = static_cast<unsigned>(CeilDiv(launch.n * launch.kc, kThreads));

@@ -8,6 +8,18 @@
 
 namespace expertd::cuda {
 
+// A chunk's tables and rows from the host's page-locked memory: to = from, and x[n] = the row at in_row[n], or zeros.
+struct StageRowsLaunch {
+  const void* from = nullptr;  // [bytes], a multiple of 16, as are both addresses
+  void* to = nullptr;
+  std::int64_t bytes = 0;
+  std::int64_t n = 0, row_bytes = 0;
+  bool vectorised = false;               // rows and row_bytes are multiples of 16, else of 2
+  const std::int64_t* in_row = nullptr;  // [n] in the host's memory: addresses, 0: none
+  void* x = nullptr;                     // [n, row_bytes]
+};
+int LaunchStageRows(const StageRowsLaunch& launch, void* stream);
+
 // The slots of a batch whose first `routed_rows` rows were routed here, k each, and whose others came with kc: ids
 // become indices of held experts, or -1. Rows from `live` on have no slots.
 struct FillSlotsLaunch {
@@ -49,9 +61,7 @@ struct CombineRowsLaunch {
   const void* shared_out = nullptr;          // [*, d]
   const std::int32_t* shared_row = nullptr;  // [n]; -1: none; null: none for any row
   const float* shared_gate = nullptr;        // [n] logits, or null: ungated
-  const std::int64_t* out_place = nullptr;   // [n]: byte of `out` where the row begins, plus 1 when it is bf16;
-                                             // -1: the row is left out
-  void* out = nullptr;
+  const std::int64_t* out_row = nullptr;     // [n] address of the row's answer, plus 1 when it is bf16; 0: none
 };
 int LaunchCombineRows(const CombineRowsLaunch& launch, void* stream);
 

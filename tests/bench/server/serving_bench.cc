@@ -1,7 +1,8 @@
 // serving_bench: what a layer costs when it is served, on a real engine.
 //
 //   alone    one caller with one request in flight on a stream: p50 from sending to the answer, and of that everything
-//            but the layer's own compute (route, gemm and combine, as each answer says)
+//            but the layer's own compute (route, gemm and combine, as each answer says), beside a bare gRPC echo of
+//            the same bytes
 //   merging  --callers callers of --rows rows each against one caller with all of those rows in one request: rows per
 //            second, pair after pair, and how the callers' requests shared batches
 //   tail     an open loop with Poisson arrivals on streams: a ladder of rates up to the knee (the highest of which 99 %
@@ -26,6 +27,8 @@
 #include "kernels/base/mutex.h"
 #include "tests/bench/server/bench_support.h"
 #include "tests/bench/server/open_loop.h"
+#include "tests/bench/server/raw_loop.h"
+#include "tests/integration/process.h"
 #include "tests/integration/server_process.h"
 
 namespace expertd::bench {
@@ -146,13 +149,28 @@ struct Bench {
     return ClosedLoop(client, request, callers).Run(flags.window());
   }
 
+  // What gRPC alone takes here: the p50 of a stream that sends the same rows back, in microseconds.
+  absl::StatusOr<double> Echo() const {
+    const auto echo = testing::Process::Start({flags.bin_dir + "/wire_echo"});
+    if (!echo.ok()) return echo.status();
+    const auto address = (*echo)->WaitForLine("listening on ", std::chrono::seconds(10));
+    if (!address.has_value()) return absl::InternalError("wire_echo did not start");
+    const auto result = RunRaw(Connect(*address, 1), Rows(flags.rows),
+                               {.in_flight = 1, .warmup = flags.window() / 5, .window = flags.window()});
+    if (!result.ok()) return result.status();
+    return Us(result->latency.Percentile(0.5));
+  }
+
   // Returns the p50 in microseconds.
   absl::StatusOr<double> Alone() const {
+    const absl::StatusOr<double> echo = Echo();
+    if (!echo.ok()) return echo.status();
     const absl::StatusOr<Closed> one = Run(flags.rows, 1);
     if (!one.ok()) return one.status();
     const double p50 = Us(one->latency.Percentile(0.5));
-    absl::PrintF("alone: %d rows, p50 %.1f us, p99 %.1f us; beside the layer's compute p50 %.1f us\n", flags.rows, p50,
-                 Us(one->latency.Percentile(0.99)), Us(one->beside.Percentile(0.5)));
+    absl::PrintF(
+        "alone: %d rows, p50 %.1f us, p99 %.1f us; beside the layer's compute p50 %.1f us, a bare echo %.1f us\n",
+        flags.rows, p50, Us(one->latency.Percentile(0.99)), Us(one->beside.Percentile(0.5)), *echo);
     std::printf("  p50 of its stages, us:");
     for (std::size_t i = 0; i < std::size(kStages); ++i) {
       absl::PrintF(" %s %.1f%s", kStages[i].name, Us(one->stages[i].Percentile(0.5)),
