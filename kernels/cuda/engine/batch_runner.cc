@@ -3,7 +3,9 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,6 +57,7 @@ absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t ma
   absl::Status status = allocate(runner->workspace_, MemoryKind::kDevice, workspace_bytes, "workspace");
   if (status.ok()) status = allocate(runner->staging_in_, MemoryKind::kPinned, kStagingBytes, "staging of inputs");
   if (status.ok()) status = allocate(runner->staging_out_, MemoryKind::kPinned, kStagingBytes, "staging of outputs");
+  if (status.ok()) status = allocate(runner->stamps_, MemoryKind::kPinned, 4 * sizeof(std::uint64_t), "time stamps");
   if (!status.ok()) return status;
   for (OwnedEvent& mark : runner->marks_) {
     auto event = OwnedEvent::Create();
@@ -101,45 +104,74 @@ absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> 
 }
 
 absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times) {
+  const auto began = std::chrono::steady_clock::now();
   Scratch scratch(workspace_.data());
   const ChunkMemory memory = PlaceChunk(layer, chunk, scratch);
   FillTables(layer, chunk, memory);
-  absl::Status status = marks_[0].Record(stream_.get());
-  if (status.ok()) status = Compute(layer, chunk, memory);
-  if (status.ok()) status = StageOut(layer, chunk, memory);
-  if (status.ok()) status = marks_[kStages].Record(stream_.get());
-  if (status.ok()) status = marks_[kStages].Wait();
-  if (!status.ok()) return status;
+  const absl::StatusOr<Seconds> seconds = chunk.recorded ? Replay(layer, chunk, memory) : Enqueue(layer, chunk, memory);
+  if (!seconds.ok()) return seconds.status();
   Answer(layer, chunk);
-  double* const sums[kStages] = {&times.stage_in, &times.route, &times.gemm, &times.combine, &times.stage_out};
-  for (int i = 0; i < kStages; ++i) {
-    const absl::StatusOr<double> seconds = OwnedEvent::Seconds(marks_[i], marks_[i + 1]);
-    if (!seconds.ok()) return seconds.status();
-    *sums[i] += *seconds;
-  }
+  const std::chrono::duration<double> all = std::chrono::steady_clock::now() - began;
+  // What the device did not stamp is the way there and back.
+  const auto [route, gemm, combine, stage_out] = *seconds;
+  times.route += route;
+  times.gemm += gemm;
+  times.combine += combine;
+  times.stage_out += stage_out;
+  times.stage_in += all.count() - route - gemm - combine - stage_out;
   return absl::OkStatus();
 }
 
-absl::Status BatchRunner::Compute(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
-  const auto enqueue = [&](bool captured) {
-    absl::Status status = chunk.recorded ? StageRows(layer, chunk, memory) : StageIn(layer, chunk, memory);
-    if (status.ok()) status = marks_[1].Record(stream_.get(), captured);
-    if (status.ok()) status = Route(layer, chunk, memory);
-    if (status.ok()) status = marks_[2].Record(stream_.get(), captured);
-    if (status.ok()) status = RunExperts(layer, chunk, memory);
-    if (status.ok()) status = marks_[3].Record(stream_.get(), captured);
-    if (status.ok()) status = Combine(layer, chunk, memory);
-    if (status.ok()) status = marks_[4].Record(stream_.get(), captured);
+// Copies, kernels, copies.
+absl::StatusOr<BatchRunner::Seconds> BatchRunner::Enqueue(const CudaLayer& layer, const Chunk& chunk,
+                                                          const ChunkMemory& memory) {
+  constexpr Step kSteps[] = {&BatchRunner::StageIn, &BatchRunner::Route, &BatchRunner::RunExperts,
+                             &BatchRunner::Combine, &BatchRunner::StageOut};
+  absl::Status status;
+  for (std::size_t i = 0; i < std::size(kSteps) && status.ok(); ++i) {
+    status = (this->*kSteps[i])(layer, chunk, memory);
+    if (status.ok()) status = marks_[i].Record(stream_.get());
+  }
+  if (status.ok()) status = marks_.back().Wait();
+  Seconds seconds;
+  for (std::size_t i = 0; i < seconds.size() && status.ok(); ++i) {
+    const absl::StatusOr<double> stage = OwnedEvent::Seconds(marks_[i], marks_[i + 1]);
+    status = stage.status();
+    if (status.ok()) seconds[i] = *stage;
+  }
+  if (!status.ok()) return status;
+  return seconds;
+}
+
+// One graph, in which kernels do the copies' work, too.
+absl::StatusOr<BatchRunner::Seconds> BatchRunner::Replay(const CudaLayer& layer, const Chunk& chunk,
+                                                         const ChunkMemory& memory) {
+  constexpr Step kSteps[] = {&BatchRunner::StageRows, &BatchRunner::Route, &BatchRunner::RunExperts,
+                             &BatchRunner::Combine};
+  auto* const stamps = reinterpret_cast<std::uint64_t*>(stamps_.data());
+  const auto enqueue = [&] {
+    absl::Status status;
+    for (std::size_t i = 0; i < std::size(kSteps) && status.ok(); ++i) {
+      status = (this->*kSteps[i])(layer, chunk, memory);
+      if (status.ok()) status = FromCuda(LaunchStamp(stamps + i, stream_.get()), "stamp");
+    }
     return status;
   };
-  if (!chunk.recorded) return enqueue(false);
-  return graphs_.Run({.layer = layer.id(),
-                      .dtype = chunk.dtype,
-                      .n = chunk.n,
-                      .routed_rows = chunk.routed_rows,
-                      .shared_rows = chunk.shared_rows,
-                      .kc = chunk.kc},
-                     stream(), enqueue);
+  absl::Status status = graphs_.Run({.layer = layer.id(),
+                                     .dtype = chunk.dtype,
+                                     .n = chunk.n,
+                                     .routed_rows = chunk.routed_rows,
+                                     .shared_rows = chunk.shared_rows,
+                                     .kc = chunk.kc},
+                                    stream(), enqueue);
+  if (status.ok()) status = StageRoutingOut(chunk, memory);
+  if (status.ok()) status = WaitFor(stream_.get());
+  if (!status.ok()) return status;
+  Seconds seconds = {};
+  for (std::size_t i = 0; i + 1 < std::size(kSteps); ++i) {
+    seconds[i] = 1e-9 * static_cast<double>(stamps[i + 1] - stamps[i]);
+  }
+  return seconds;
 }
 
 // Also moves the rows of a recorded chunk that kernels cannot reach to where they can.
@@ -356,16 +388,16 @@ absl::Status BatchRunner::Combine(const CudaLayer& layer, const Chunk& chunk, co
   return FromCuda(LaunchCombineRows(launch, stream_.get()), "combine");
 }
 
+absl::Status BatchRunner::StageRoutingOut(const Chunk& chunk, const ChunkMemory& memory) {
+  if (std::none_of(chunk.pieces.begin(), chunk.pieces.end(), WantsRouting)) return absl::OkStatus();
+  return Copy(staging_out_.data(), memory.routing.ids, memory.routing_bytes, stream_.get());
+}
+
 absl::Status BatchRunner::StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const std::int64_t d = layer.spec().hidden_size;
-  absl::Status status;
-  Scratch scratch;
-  PlaceRouting(chunk, layer.spec().experts_per_token, scratch);
-  if (std::any_of(chunk.pieces.begin(), chunk.pieces.end(), WantsRouting)) {
-    status = Copy(staging_out_.data(), memory.routing.ids, memory.routing_bytes, stream_.get());
-  }
-  std::byte* at = staging_out_.data() + scratch.used();
-  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok() && !chunk.recorded;) {
+  absl::Status status = StageRoutingOut(chunk, memory);
+  std::byte* at = staging_out_.data() + memory.routing_bytes;
+  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
     const Piece& first = chunk.pieces[i];
     const std::byte* const from = memory.out + first.out_place;
     if (!first.staged) {

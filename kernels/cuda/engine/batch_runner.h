@@ -42,16 +42,20 @@ class BatchRunner {
  private:
   explicit BatchRunner(const OwnMemory& own) : own_(own) {}
 
+  using Seconds = std::array<double, 4>;  // route, gemm, combine, stage out
+  using Step = absl::Status (BatchRunner::*)(const CudaLayer&, const Chunk&, const ChunkMemory&);
+
   absl::Status RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times);
+  absl::StatusOr<Seconds> Enqueue(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::StatusOr<Seconds> Replay(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
-  // From routing to combine, and all of a recorded chunk, as a graph; marks 1 to 4.
-  absl::Status Compute(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunBatched(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunShared(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status StageRoutingOut(const Chunk& chunk, const ChunkMemory& memory);
   absl::Status StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   void Answer(const CudaLayer& layer, const Chunk& chunk) const;
   void FillTables(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) const;
@@ -65,8 +69,8 @@ class BatchRunner {
   ChunkGraphs graphs_;                       // of this workspace
   std::unique_ptr<BatchedExperts> batched_;  // null unless that is the engine's path
   Memory staging_in_, staging_out_;          // page-locked
-  static constexpr int kStages = 5;
-  std::array<OwnedEvent, kStages + 1> marks_;  // before, between and after the stages
+  Memory stamps_;                            // page-locked: when the steps of a recorded chunk ended, ns
+  std::array<OwnedEvent, 5> marks_;          // behind the steps of another
 };
 
 }  // namespace expertd::cuda

@@ -35,8 +35,7 @@ absl::Status OwnedGraph::Launch(Stream stream) const {
                   "graph");
 }
 
-absl::Status ChunkGraphs::Run(const ChunkShape& shape, Stream stream,
-                              absl::FunctionRef<absl::Status(bool captured)> enqueue) {
+absl::Status ChunkGraphs::Run(const ChunkShape& shape, Stream stream, absl::FunctionRef<absl::Status()> enqueue) {
   const auto found = by_shape_.find(shape);
   if (found == by_shape_.end()) {
     if (entries_.size() == kMost) {
@@ -46,12 +45,12 @@ absl::Status ChunkGraphs::Run(const ChunkShape& shape, Stream stream,
     }
     entries_.push_front({.shape = shape});
     by_shape_.emplace(shape, entries_.begin());
-    return enqueue(false);
+    return enqueue();
   }
   Entry& entry = *found->second;
   entries_.splice(entries_.begin(), entries_, found->second);
   if (!entry.graph) {
-    absl::StatusOr<OwnedGraph> made = OwnedGraph::Capture(stream, [&] { return enqueue(true); });
+    absl::StatusOr<OwnedGraph> made = OwnedGraph::Capture(stream, enqueue);
     if (!made.ok()) return made.status();
     entry.graph = *std::move(made);
     ++count_;

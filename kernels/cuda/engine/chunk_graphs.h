@@ -55,8 +55,8 @@ class OwnedGraph {
 class ChunkGraphs {
  public:
   // Does on `stream` what `enqueue` does. A shape's first chunk is enqueued as it is (which also loads its kernels),
-  // its second is captured, and from then on its graph is launched. `captured` tells enqueue which it is.
-  absl::Status Run(const ChunkShape& shape, Stream stream, absl::FunctionRef<absl::Status(bool captured)> enqueue);
+  // its second is captured, and from then on its graph is launched.
+  absl::Status Run(const ChunkShape& shape, Stream stream, absl::FunctionRef<absl::Status()> enqueue);
 
   // Graphs held now.
   std::int64_t count() const { return count_.load(std::memory_order_relaxed); }

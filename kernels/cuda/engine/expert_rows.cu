@@ -26,6 +26,8 @@ __global__ void __launch_bounds__(kThreads) StageRowsKernel(const __grid_constan
   static_cast<Unit*>(launch.x)[row * units + i] = from == nullptr ? Unit{} : from[i];
 }
 
+__global__ void StampKernel(std::uint64_t* at) { asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(*at)); }
+
 __global__ void __launch_bounds__(kThreads) FillSlotsKernel(const __grid_constant__ FillSlotsLaunch launch) {
   const std::int64_t slot = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (slot >= launch.n * launch.kc) return;
@@ -171,6 +173,11 @@ int LaunchStageRows(const StageRowsLaunch& launch, void* stream_handle) {
   } else {
     StageRowsKernel<unsigned short><<<grid, kThreads, 0, stream>>>(launch);
   }
+  return cudaGetLastError();
+}
+
+int LaunchStamp(std::uint64_t* at, void* stream) {
+  StampKernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(at);
   return cudaGetLastError();
 }
 

@@ -20,6 +20,9 @@ struct StageRowsLaunch {
 };
 int LaunchStageRows(const StageRowsLaunch& launch, void* stream);
 
+// at = the device's time in nanoseconds.
+int LaunchStamp(std::uint64_t* at, void* stream);
+
 // The slots of a batch whose first `routed_rows` rows were routed here, k each, and whose others came with kc: ids
 // become indices of held experts, or -1. Rows from `live` on have no slots.
 struct FillSlotsLaunch {

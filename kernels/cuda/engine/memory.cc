@@ -45,6 +45,10 @@ OwnedStream::~OwnedStream() {
   if (handle_ != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(handle_));
 }
 
+absl::Status WaitFor(void* stream) {
+  return FromCuda(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "batch");
+}
+
 absl::StatusOr<OwnedEvent> OwnedEvent::Create() {
   cudaEvent_t handle = nullptr;
   if (const auto error = cudaEventCreate(&handle); error != cudaSuccess) return FromCuda(error, "event");
@@ -57,10 +61,8 @@ OwnedEvent::~OwnedEvent() {
   if (handle_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
 }
 
-absl::Status OwnedEvent::Record(void* stream, bool captured) const {
-  return FromCuda(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream),
-                                           captured ? cudaEventRecordExternal : cudaEventRecordDefault),
-                  "event");
+absl::Status OwnedEvent::Record(void* stream) const {
+  return FromCuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream)), "event");
 }
 
 absl::Status OwnedEvent::Wait() const {

@@ -59,6 +59,9 @@ class OwnedStream {
   void* handle_ = nullptr;  // cudaStream_t
 };
 
+// Waits for all that was enqueued on a stream.
+absl::Status WaitFor(void* stream);
+
 // Owns an event with a time.
 class OwnedEvent {
  public:
@@ -71,8 +74,7 @@ class OwnedEvent {
   }
   ~OwnedEvent();
 
-  // `captured`: the stream is being captured, and every replay records the event.
-  absl::Status Record(void* stream, bool captured = false) const;
+  absl::Status Record(void* stream) const;
   absl::Status Wait() const;
   // Of two events that have been waited for.
   static absl::StatusOr<double> Seconds(const OwnedEvent& from, const OwnedEvent& to);
