@@ -1,4 +1,4 @@
-// 256 threads a block: 16 groups of 4 experts times 16 groups of rows, 32 of K at a time in shared memory.
+// 256 threads a block: 16 groups of experts times 16 groups of rows, some of K at a time in shared memory.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/elements.cuh"
@@ -7,17 +7,21 @@
 namespace expertd::cuda {
 namespace {
 
-constexpr int kThreads = 256, kGroups = 16, kExperts = 4, kStep = 32;
+constexpr int kThreads = 256, kGroups = 16;
 
-// Sums chunk after chunk [first, last) of one tile of 64 experts and 16 * kRows rows.
-template <typename T, int kRows>
+// Sums chunk after chunk [first, last) of one tile of 16 * kExperts experts and 16 * kRows rows.
+template <typename T, int kRows, int kExperts>
 class RouterTile {
  public:
+  // The smallest tile waits for memory rather than for arithmetic: a chunk of 256 in two steps.
+  static constexpr int kStep = kRows * kExperts == 1 ? 128 : 32;
+  static constexpr int kVector = 4, kPitch = kStep + kVector;  // rows of K begin in different banks
+
   __device__ RouterTile(const RouterGemmLaunch& launch, std::int64_t first_row, std::int64_t first_expert)
       : launch_(launch), first_row_(first_row), first_expert_(first_expert) {}
 
   __device__ void AddChunk(std::int64_t first, std::int64_t last) {
-    __shared__ float x[kGroups * kRows][kStep + 1], w[kGroups * kExperts][kStep + 1];
+    __shared__ __align__(16) float x[kGroups * kRows][kPitch], w[kGroups * kExperts][kPitch];
     float chain[kRows][kExperts] = {};
     Fetch(first, last);
     for (std::int64_t k = first; k < last; k += kStep) {
@@ -27,12 +31,18 @@ class RouterTile {
       __syncthreads();
       Fetch(k + kStep, last);  // on its way while this step is summed
 #pragma unroll
-      for (int j = 0; j < kStep; ++j) {
+      for (int j = 0; j < kStep; j += kVector) {
+        float rows[kRows][kVector], experts[kExperts][kVector];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
+        for (int r = 0; r < kRows; ++r) Load<float, kVector>(&x[RowGroup() + r * kGroups][j], rows[r]);
 #pragma unroll
-          for (int e = 0; e < kExperts; ++e) {
-            chain[r][e] = fmaf(x[RowGroup() + r * kGroups][j], w[ExpertGroup() + e * kGroups][j], chain[r][e]);
+        for (int e = 0; e < kExperts; ++e) Load<float, kVector>(&w[ExpertGroup() + e * kGroups][j], experts[e]);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+            for (int e = 0; e < kExperts; ++e) chain[r][e] = fmaf(rows[r][i], experts[e][i], chain[r][e]);
           }
         }
       }
@@ -62,7 +72,7 @@ class RouterTile {
   __device__ static int ExpertGroup() { return threadIdx.x % kGroups; }
   __device__ static int RowGroup() { return threadIdx.x / kGroups; }
 
-  // Each thread moves one element of K of every eighth row.
+  // Each thread moves one element of K of every kRowsAtOnce-th row.
   static constexpr int kRowsAtOnce = kThreads / kStep;
   static constexpr int kXLoads = kGroups * kRows / kRowsAtOnce, kWLoads = kGroups * kExperts / kRowsAtOnce;
 
@@ -80,7 +90,7 @@ class RouterTile {
     }
   }
   template <int kHeight, int kLoads>
-  __device__ static void Put(float (&to)[kHeight][kStep + 1], const float (&from)[kLoads]) {
+  __device__ static void Put(float (&to)[kHeight][kPitch], const float (&from)[kLoads]) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) to[threadIdx.x / kStep + i * kRowsAtOnce][threadIdx.x % kStep] = from[i];
   }
@@ -94,18 +104,20 @@ class RouterTile {
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     WholeKernel(const __grid_constant__ RouterGemmLaunch launch, std::int64_t chunk) {
-  constexpr int kRows = 4;
-  RouterTile<T, kRows> tile(launch, std::int64_t{blockIdx.x} * kGroups * kRows, blockIdx.y * kGroups * kExperts);
+  constexpr int kRows = 4, kExperts = 4;
+  RouterTile<T, kRows, kExperts> tile(launch, std::int64_t{blockIdx.x} * kGroups * kRows,
+                                      std::int64_t{blockIdx.y} * kGroups * kExperts);
   for (std::int64_t k = 0; k < launch.d; k += chunk) tile.AddChunk(k, min(k + chunk, launch.d));
   tile.Write([&](std::int64_t row, std::int64_t expert, float sum) {
     launch.out[row * launch.e + expert] = launch.bias == nullptr ? sum : sum + launch.bias[expert];
   });
 }
 
-template <typename T, int kRows>
+template <typename T, int kRows, int kExperts>
 __global__ void __launch_bounds__(kThreads)
     ChunkKernel(const __grid_constant__ RouterGemmLaunch launch, std::int64_t chunk) {
-  RouterTile<T, kRows> tile(launch, std::int64_t{blockIdx.x} * kGroups * kRows, blockIdx.y * kGroups * kExperts);
+  RouterTile<T, kRows, kExperts> tile(launch, std::int64_t{blockIdx.x} * kGroups * kRows,
+                                      std::int64_t{blockIdx.y} * kGroups * kExperts);
   const std::int64_t first = blockIdx.z * chunk;
   tile.AddChunk(first, min(first + chunk, launch.d));
   tile.Write([&](std::int64_t row, std::int64_t expert, float sum) {
@@ -124,19 +136,23 @@ __global__ void __launch_bounds__(kThreads) AddKernel(const __grid_constant__ Ro
 template <typename T>
 int Launch(const RouterGemmLaunch& launch, cudaStream_t stream) {
   const std::int64_t chunk = RouterChunk(launch.d), chunks = CeilDiv(launch.d, chunk);
-  const auto expert_tiles = static_cast<unsigned>(CeilDiv(launch.e, kGroups * kExperts));
-  constexpr std::int64_t kFewRows = 512;  // smaller tiles keep more of the device busy
-  const auto row_tiles = [&](int rows) { return static_cast<unsigned>(CeilDiv(launch.n, kGroups * rows)); };
+  const auto grid = [&](int rows, int experts, std::int64_t of_k) {
+    return dim3(static_cast<unsigned>(CeilDiv(launch.n, kGroups * rows)),
+                static_cast<unsigned>(CeilDiv(launch.e, kGroups * experts)), static_cast<unsigned>(of_k));
+  };
   if (!RouterSplits(launch.n, launch.e)) {
-    WholeKernel<T><<<dim3(row_tiles(4), expert_tiles), kThreads, 0, stream>>>(launch, chunk);
+    WholeKernel<T><<<grid(4, 4, 1), kThreads, 0, stream>>>(launch, chunk);
     return cudaGetLastError();
   }
-  if (launch.n <= kFewRows) {
-    const dim3 grid(row_tiles(1), expert_tiles, static_cast<unsigned>(chunks));
-    ChunkKernel<T, 1><<<grid, kThreads, 0, stream>>>(launch, chunk);
+  // Smaller tiles keep more of the device busy, larger ones read less.
+  constexpr std::int64_t kFewTiles = 1024, kFewRows = 512;
+  const dim3 smallest = grid(1, 1, chunks);
+  if (std::int64_t{smallest.x} * smallest.y * smallest.z <= kFewTiles) {
+    ChunkKernel<T, 1, 1><<<smallest, kThreads, 0, stream>>>(launch, chunk);
+  } else if (launch.n <= kFewRows) {
+    ChunkKernel<T, 1, 4><<<grid(1, 4, chunks), kThreads, 0, stream>>>(launch, chunk);
   } else {
-    const dim3 grid(row_tiles(4), expert_tiles, static_cast<unsigned>(chunks));
-    ChunkKernel<T, 4><<<grid, kThreads, 0, stream>>>(launch, chunk);
+    ChunkKernel<T, 4, 4><<<grid(4, 4, chunks), kThreads, 0, stream>>>(launch, chunk);
   }
   AddKernel<<<static_cast<unsigned>(CeilDiv(launch.n * launch.e, kThreads)), kThreads, 0, stream>>>(
       launch, static_cast<int>(chunks));

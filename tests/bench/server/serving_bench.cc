@@ -8,8 +8,8 @@
 //   tail     an open loop with Poisson arrivals on streams: a ladder of rates up to the knee (the highest of which 99 %
 //            were answered in time: five times the p50 alone, at least 1 ms), then p50 and p99 at 70 % of it
 //
-//   serving_bench [--like PRESET | --checkpoint DIR] [--device D] [--rows N] [--callers N] [--pairs N] [--seconds X]
-//                 [-- FLAGS OF THE SERVER]
+//   serving_bench [--like PRESET | --checkpoint DIR] [--device D] [--rows N] [--pre-routed] [--callers N] [--pairs N]
+//                 [--seconds X] [-- FLAGS OF THE SERVER]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -42,6 +42,7 @@ struct Flags {
   std::string checkpoint;
   std::string device = "cpu";
   std::int64_t rows = 16;
+  bool pre_routed = false;
   int callers = 8;
   int pairs = 5;
   double seconds = 1;
@@ -141,7 +142,7 @@ struct Bench {
   const v1::Layer& layer;
 
   client::Request Rows(std::int64_t rows) const {
-    return client::RandomRequest(layer, rows, /*pre_routed=*/false, /*seed=*/1);
+    return client::RandomRequest(layer, rows, flags.pre_routed, /*seed=*/1);
   }
 
   absl::StatusOr<Closed> Run(std::int64_t rows, int callers) const {
@@ -261,6 +262,7 @@ int Main(int argc, char** argv) {
   app.add_option("--checkpoint", flags.checkpoint, "Layer 0 of this folder instead");
   app.add_option("--device", flags.device, "cpu, cuda:0 or null")->capture_default_str();
   app.add_option("--rows", flags.rows, "Rows of a request")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_flag("--pre-routed", flags.pre_routed, "The callers choose the experts");
   app.add_option("--callers", flags.callers)->check(CLI::Range(1, 64))->capture_default_str();
   app.add_option("--pairs", flags.pairs)->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--seconds", flags.seconds, "Length of each measurement")
