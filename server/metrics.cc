@@ -98,11 +98,12 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
         GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet answered."),
         GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
         GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
+        GaugeFamily("expertd_device_region_bytes", "Device memory of the fast lane's sessions."),
         GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
         GaugeFamily("expertd_unsent_bytes", "Answers that the transport has not taken yet."),
         GaugeFamily("expertd_spans_dropped_total", "Spans of sampled requests that could not be written."),
     };
-    families[7].type = prometheus::MetricType::Counter;
+    families[8].type = prometheus::MetricType::Counter;
     for (const auto& [layer, queue] : queues) {
       AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
       AddGauge(families[1], {{"layer", layer}}, queue.oldest_age_seconds);
@@ -110,14 +111,15 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
     AddGauge(families[3], {}, static_cast<double>(state.calls));
     AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
-    AddGauge(families[6], {}, static_cast<double>(state.unsent_bytes));
+    AddGauge(families[5], {}, static_cast<double>(state.device_region_bytes));
+    AddGauge(families[7], {}, static_cast<double>(state.unsent_bytes));
     if (state.memory.total_bytes > 0) {
-      AddGauge(families[5], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
-      AddGauge(families[5], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
+      AddGauge(families[6], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
+      AddGauge(families[6], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
     }
     prometheus::ClientMetric dropped;
     dropped.counter.value = static_cast<double>(state.dropped_spans);
-    families[7].metric.push_back(std::move(dropped));
+    families[8].metric.push_back(std::move(dropped));
     return families;
   }
 
