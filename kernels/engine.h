@@ -71,6 +71,19 @@ class RowBuffer {
   Release release_;
 };
 
+// Exported memory comes in whole multiples of so many bytes: the device then keeps nothing else in the same allocation,
+// and whoever maps it sees nothing else.
+inline constexpr std::size_t kExportedMultiple = 2 << 20;
+
+// Memory of the engine's device that other processes on this host can map too.
+struct ExportedMemory {
+  // An address on the device; the host must not read or write there. Freed with the last reference, from any thread;
+  // that may wait for batches in progress.
+  std::shared_ptr<std::byte> data;
+  std::size_t bytes = 0;
+  std::string ipc_handle;  // the 64 bytes that cudaIpcOpenMemHandle takes
+};
+
 // The rows of one request (or a range of them) inside a batch. A batch is a list of these, never a concatenated copy.
 struct Segment {
   std::int64_t rows = 0;
@@ -79,6 +92,9 @@ struct Segment {
   DType input_dtype = DType::kBF16;   // kBF16 or kF32
   DType output_dtype = DType::kBF16;  // kBF16 or kF32
   bool shared_expert = true;          // add the layer's shared expert, where it has one
+  // Input and output lie in ExportedMemory of this engine, so the host must not touch them. Others may write there
+  // meanwhile: that spoils this segment's rows and nothing else.
+  bool on_device = false;
 
   // Pre-routed when k > 0: ids and weights are [rows, k]. -1 is an unused slot, ids outside the layer's held experts
   // are skipped, weights are applied as given, slots are summed in the order given. k = 0: the layer's router chooses.
@@ -106,7 +122,8 @@ struct EngineInfo {
   std::string numerics_id;  // equal ids and equal fingerprints: equal bits
   int concurrency = 1;      // how many Run calls may be in progress at once
   std::int64_t max_batch_rows = 0;
-  std::int64_t max_k = 0;  // largest Segment::k
+  std::int64_t max_k = 0;   // largest Segment::k
+  std::string device_uuid;  // "GPU-..." as the driver prints it; empty: the engine exports no memory
 };
 
 // Of a device, whoever uses it.
@@ -134,6 +151,13 @@ class Engine {
   // A buffer of at least `bytes` (> 0) from the engine's pool. Does not block. ResourceExhausted: the pool's budget is
   // in use.
   virtual absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) = 0;
+
+  // `bytes` (a multiple of kExportedMultiple, not 0) of zeroed device memory. Blocks. Unimplemented: the engine
+  // computes in host memory; ResourceExhausted: the device has no more; FailedPrecondition: the machine does not export
+  // memory; Internal: the device is lost.
+  virtual absl::StatusOr<ExportedMemory> ExportMemory(std::size_t bytes) {
+    return absl::UnimplementedError("this engine computes in host memory, it has no device memory to export");
+  }
 
   // Computes every segment of one batch for one layer; blocks until the outputs are written. At most info().concurrency
   // calls at a time. A row's bits depend on its values, the layer and its own segment's options only, never on its

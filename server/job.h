@@ -38,8 +38,9 @@ struct Job {
   Clock::time_point arrival;
   Clock::time_point deadline = Clock::time_point::max();
 
-  RowBuffer input;     // [rows, D]
-  RowBuffer output;    // [rows, D]
+  RowBuffer input;         // [rows, D]
+  RowBuffer output;        // [rows, D]
+  bool on_device = false;  // both are in exported memory of the engine: not for the host's eyes
   RowBuffer routing;   // k > 0: ids [rows, k] i32, then weights [rows, k] f32, checked; with return_routing: room for
                        // the router's K
   std::int64_t k = 0;  // pre-routed when > 0

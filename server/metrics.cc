@@ -92,34 +92,33 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     const LiveState state = read_();
     std::map<std::string, QueueStats> queues = queue_of_;  // layers without a queue report zeros
     for (const QueueStats& queue : state.queues) queues[queue.layer] = queue;
-    std::vector<prometheus::MetricFamily> families = {
-        GaugeFamily("expertd_queue_rows", "Rows that wait for a batch."),
-        GaugeFamily("expertd_queue_oldest_seconds", "How long the oldest waiting request has waited."),
-        GaugeFamily("expertd_rows_in_flight", "Rows accepted and not yet answered."),
-        GaugeFamily("expertd_calls", "Calls in progress: unary requests and streams."),
-        GaugeFamily("expertd_region_bytes", "Shared memory of the fast lane's sessions."),
-        GaugeFamily("expertd_device_memory_bytes", "Memory of the device, whoever uses it."),
-        GaugeFamily("expertd_unsent_bytes", "Answers that the transport has not taken yet."),
-        GaugeFamily("expertd_spans_dropped_total", "Spans of sampled requests that could not be written."),
-        GaugeFamily("expertd_engine_graphs", "Recorded batches that the engine holds for replay."),
+    std::vector<prometheus::MetricFamily> families;
+    const auto family = [&](const char* name, const char* help) -> prometheus::MetricFamily& {
+      return families.emplace_back(GaugeFamily(name, help));
     };
-    families[7].type = prometheus::MetricType::Counter;
-    for (const auto& [layer, queue] : queues) {
-      AddGauge(families[0], {{"layer", layer}}, static_cast<double>(queue.rows));
-      AddGauge(families[1], {{"layer", layer}}, queue.oldest_age_seconds);
-    }
-    AddGauge(families[2], {}, static_cast<double>(state.rows_in_flight));
-    AddGauge(families[3], {}, static_cast<double>(state.calls));
-    AddGauge(families[4], {}, static_cast<double>(state.region_bytes));
-    AddGauge(families[6], {}, static_cast<double>(state.unsent_bytes));
+    const auto gauge = [&](const char* name, const char* help, auto value) {
+      AddGauge(family(name, help), {}, static_cast<double>(value));
+    };
+    prometheus::MetricFamily& rows = family("expertd_queue_rows", "Rows that wait for a batch.");
+    for (const auto& [layer, queue] : queues) AddGauge(rows, {{"layer", layer}}, static_cast<double>(queue.rows));
+    prometheus::MetricFamily& oldest =
+        family("expertd_queue_oldest_seconds", "How long the oldest waiting request has waited.");
+    for (const auto& [layer, queue] : queues) AddGauge(oldest, {{"layer", layer}}, queue.oldest_age_seconds);
+    gauge("expertd_rows_in_flight", "Rows accepted and not yet answered.", state.rows_in_flight);
+    gauge("expertd_calls", "Calls in progress: unary requests and streams.", state.calls);
+    gauge("expertd_region_bytes", "Shared memory of the fast lane's sessions.", state.region_bytes);
+    gauge("expertd_device_region_bytes", "Device memory of the fast lane's sessions.", state.device_region_bytes);
+    gauge("expertd_unsent_bytes", "Answers that the transport has not taken yet.", state.unsent_bytes);
+    gauge("expertd_engine_graphs", "Recorded batches that the engine holds for replay.", state.graphs);
+    prometheus::MetricFamily& memory = family("expertd_device_memory_bytes", "Memory of the device, whoever uses it.");
     if (state.memory.total_bytes > 0) {
-      AddGauge(families[5], {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
-      AddGauge(families[5], {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
+      AddGauge(memory, {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
+      AddGauge(memory, {{"kind", "free"}}, static_cast<double>(state.memory.free_bytes));
     }
-    prometheus::ClientMetric dropped;
-    dropped.counter.value = static_cast<double>(state.dropped_spans);
-    families[7].metric.push_back(std::move(dropped));
-    AddGauge(families[8], {}, static_cast<double>(state.graphs));
+    prometheus::MetricFamily& spans =
+        family("expertd_spans_dropped_total", "Spans of sampled requests that could not be written.");
+    spans.type = prometheus::MetricType::Counter;
+    spans.metric.emplace_back().counter.value = static_cast<double>(state.dropped_spans);
     return families;
   }
 

@@ -69,6 +69,7 @@ struct LiveState {
   std::int64_t unsent_bytes = 0;
   std::int64_t calls = 0;
   std::uint64_t region_bytes = 0;
+  std::uint64_t device_region_bytes = 0;
   std::int64_t dropped_spans = 0;
   std::int64_t graphs = 0;
 };

@@ -147,8 +147,10 @@ const OptionRow kOptions[] = {
      "Path of the unix socket that hands shared memory to callers on this host; empty: no fast lane"},
     {"fast-lane-mib", "Fast lane", &ServerOptions::fast_lane_mib, "Shared memory of all sessions, at most, MiB", 1,
      1 << 22},
+    {"fast-lane-device-mib", "Fast lane", &ServerOptions::fast_lane_device_mib,
+     "Device memory that callers on this host may map (CUDA IPC), of all sessions, at most, MiB; 0: none", 0, 1 << 22},
     {"fast-lane-session-mib", "Fast lane", &ServerOptions::fast_lane_session_mib,
-     "Shared memory of one session, at most, MiB", 1, 1 << 22},
+     "Shared memory of one session, on the host and the device, at most, MiB", 1, 1 << 22},
     {"fast-lane-regions", "Fast lane", &ServerOptions::fast_lane_regions, "Regions of one session, at most", 1, 1024},
     {"fast-lane-spin-us", "Fast lane", &ServerOptions::fast_lane_spin_us,
      "How long the rings are watched after their last message before the thread sleeps; keeps a core busy meanwhile,\n"
@@ -304,6 +306,14 @@ absl::Status ServerOptions::Validate() const {
   if (device != "null" && (null_batch_us > 0 || null_row_ns > 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--null-batch-us, --null-row-ns: only with --device null, not with ", device));
+  }
+  if (fast_lane_device_mib > 0 && fast_lane_socket.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--fast-lane-device-mib ", fast_lane_device_mib, ": needs --fast-lane-socket"));
+  }
+  if (fast_lane_device_mib > 0 && refuse_non_finite) {
+    return absl::InvalidArgumentError(absl::StrCat("--fast-lane-device-mib ", fast_lane_device_mib,
+                                                   ": not with --refuse-non-finite, which looks at rows on the host"));
   }
   if (listen.empty()) return absl::InvalidArgumentError("--listen: wants HOST:PORT or unix:PATH");
   return ValidateSecurity();

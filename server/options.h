@@ -77,6 +77,7 @@ struct ServerOptions {
   // Fast lane
   std::string fast_lane_socket;  // empty: off
   std::int64_t fast_lane_mib = 1024;
+  std::int64_t fast_lane_device_mib = 0;  // 0: no regions in device memory
   std::int64_t fast_lane_session_mib = 256;
   std::int64_t fast_lane_regions = 16;
   std::int64_t fast_lane_spin_us = 0;

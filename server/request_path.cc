@@ -300,6 +300,7 @@ absl::Status RequestPath::BorrowRows(const RegionRows& rows, std::int64_t input_
   if (!loan.ok()) return loan.status();
   job.input = std::move(loan->input);
   job.output = std::move(loan->output);
+  job.on_device = (*region)->on_device();
   return absl::OkStatus();
 }
 

@@ -83,6 +83,7 @@ AdmissionLimits BudgetOf(const ServerOptions& options) {
 FastLaneOptions LaneOf(const ServerOptions& options) {
   return {.socket_path = options.fast_lane_socket,
           .max_bytes = static_cast<std::uint64_t>(options.fast_lane_mib) << 20,
+          .max_device_bytes = static_cast<std::uint64_t>(options.fast_lane_device_mib) << 20,
           .max_bytes_per_session = static_cast<std::uint64_t>(options.fast_lane_session_mib) << 20,
           .max_regions_per_session = options.fast_lane_regions,
           .max_ring_slots = static_cast<std::uint32_t>(options.max_in_flight_per_stream),
@@ -116,6 +117,7 @@ v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo&
   info.set_max_queued_rows(options.max_queued_rows);
   if (options.fast_lane_socket.empty()) return info;
   info.add_features("fast_lane");
+  if (options.fast_lane_device_mib > 0 && !engine.device_uuid.empty()) info.add_features("fast_lane_device");
   info.set_max_region_bytes(static_cast<std::uint64_t>(options.fast_lane_session_mib) << 20);
   info.set_max_regions_per_session(static_cast<std::uint32_t>(options.fast_lane_regions));
   return info;
@@ -260,17 +262,18 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
   metrics.SetBuildInfo(std::string(kVersion), engine->info());
   security.Describe(metrics);
   metrics.SetLiveState([this] {
-    return LiveState{engine->memory(),
-                     scheduler.Stats(),
-                     admission->rows_in_flight(),
-                     calls.unsent_bytes(),
-                     calls.size(),
-                     lane ? lane->bytes_in_use() : 0,
-                     spans ? spans->dropped() : 0,
-                     engine->graphs()};
+    return LiveState{.memory = engine->memory(),
+                     .queues = scheduler.Stats(),
+                     .rows_in_flight = admission->rows_in_flight(),
+                     .unsent_bytes = calls.unsent_bytes(),
+                     .calls = calls.size(),
+                     .region_bytes = lane ? lane->bytes_in_use() : 0,
+                     .device_region_bytes = lane ? lane->device_bytes_in_use() : 0,
+                     .dropped_spans = spans ? spans->dropped() : 0,
+                     .graphs = engine->graphs()};
   });
   if (!options.fast_lane_socket.empty()) {
-    absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), regions);
+    absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), *engine, regions);
     if (!started.ok()) return started.status();
     lane = *std::move(started);
   }

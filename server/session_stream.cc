@@ -119,23 +119,28 @@ void SessionStream::Handle(const v1::SessionRequest& request) {
 }
 
 absl::Status SessionStream::CreateRegion(const v1::CreateRegion& wish, v1::RegionCreated* created) {
-  if (wish.memory() != v1::CreateRegion::MEMORY_HOST) {
+  const bool on_device = wish.memory() == v1::CreateRegion::MEMORY_DEVICE;
+  if (!on_device && wish.memory() != v1::CreateRegion::MEMORY_HOST) {
     return absl::InvalidArgumentError(absl::StrCat("create_region.memory: ", static_cast<int>(wish.memory()),
-                                                   " is no Memory that this server offers, give MEMORY_HOST"));
+                                                   " is no Memory, give MEMORY_HOST or MEMORY_DEVICE"));
   }
   std::shared_ptr<ServerRing> ring;
   {
     // Nobody else wants the lock for long, and the session must not end while it makes a region.
     MutexLock lock(mutex_);
     if (session_ == nullptr) return absl::CancelledError("the session has ended");
-    absl::StatusOr<NewRegion> made = session_->CreateRegion(
-        {.bytes = wish.bytes(), .ring_slots = wish.ring_slots(), .slot_bytes = wish.slot_bytes()});
+    absl::StatusOr<NewRegion> made = session_->CreateRegion({.bytes = wish.bytes(),
+                                                             .on_device = on_device,
+                                                             .ring_slots = wish.ring_slots(),
+                                                             .slot_bytes = wish.slot_bytes()});
     if (!made.ok()) return made.status();
     created->set_handle(made->region->handle());
     created->set_bytes(made->region->size());
     created->set_rows_offset(made->region->rows_offset());
     created->set_socket(made->socket);
     created->set_token(made->token);
+    if (on_device) created->set_ipc_handle(made->region->ipc_handle());
+    created->set_device_uuid(made->device_uuid);
     ring = std::move(made->ring);
     if (ring != nullptr && !end_) {
       Ring entry = {ring, std::make_shared<RingRequests>(path_, caller_, ring)};

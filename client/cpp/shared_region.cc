@@ -82,12 +82,19 @@ class SharedSession::Call {
   explicit Call(const std::shared_ptr<grpc::Channel>& channel)
       : stub_(v1::Expertd::NewStub(channel)), stream_(stub_->Session(&context_)) {}
 
-  absl::StatusOr<v1::SessionResponse> Ask(const v1::SessionRequest& request) {
+  absl::StatusOr<v1::RegionCreated> Create(const v1::CreateRegion& wish) {
+    v1::SessionRequest request;
+    *request.mutable_create_region() = wish;
     v1::SessionResponse response;
     if (finished_) return absl::UnavailableError("session: closed");
-    if (stream_->Write(request) && stream_->Read(&response)) return response;
-    const absl::Status status = Finish();
-    return status.ok() ? absl::UnavailableError("session: the server has ended it") : status;
+    if (!stream_->Write(request) || !stream_->Read(&response)) {
+      const absl::Status status = Finish();
+      return status.ok() ? absl::UnavailableError("session: the server has ended it") : status;
+    }
+    if (response.has_error()) {
+      return absl::Status(static_cast<absl::StatusCode>(response.error().code()), response.error().message());
+    }
+    return response.region_created();
   }
 
   absl::Status Finish() {
@@ -116,34 +123,38 @@ std::unique_ptr<SharedSession> SharedSession::Open(const std::shared_ptr<grpc::C
 
 absl::Status SharedSession::Close() { return call_->Finish(); }
 
+absl::StatusOr<DeviceRegion> SharedSession::CreateDeviceRegion(std::uint64_t bytes) {
+  v1::CreateRegion wish;
+  wish.set_memory(v1::CreateRegion::MEMORY_DEVICE);
+  wish.set_bytes(bytes);
+  const absl::StatusOr<v1::RegionCreated> created = call_->Create(wish);
+  if (!created.ok()) return created.status();
+  return DeviceRegion{created->handle(), created->bytes(), created->ipc_handle(), created->device_uuid()};
+}
+
 absl::StatusOr<std::unique_ptr<SharedRegion>> SharedSession::CreateRegion(const RegionOptions& options) {
-  v1::SessionRequest request;
-  v1::CreateRegion* wish = request.mutable_create_region();
-  wish->set_memory(v1::CreateRegion::MEMORY_HOST);
-  wish->set_bytes(options.bytes);
+  v1::CreateRegion wish;
+  wish.set_memory(v1::CreateRegion::MEMORY_HOST);
+  wish.set_bytes(options.bytes);
   if (options.ring_slots > 0) {
-    wish->set_ring_slots(options.ring_slots);
-    wish->set_slot_bytes(options.slot_bytes);
+    wish.set_ring_slots(options.ring_slots);
+    wish.set_slot_bytes(options.slot_bytes);
   }
-  absl::StatusOr<v1::SessionResponse> response = call_->Ask(request);
-  if (!response.ok()) return response.status();
-  if (response->has_error()) {
-    return absl::Status(static_cast<absl::StatusCode>(response->error().code()), response->error().message());
-  }
-  const v1::RegionCreated& created = response->region_created();
-  absl::StatusOr<std::vector<int>> descriptors = FetchDescriptors(created.socket(), created.token());
+  const absl::StatusOr<v1::RegionCreated> created = call_->Create(wish);
+  if (!created.ok()) return created.status();
+  absl::StatusOr<std::vector<int>> descriptors = FetchDescriptors(created->socket(), created->token());
   if (!descriptors.ok()) return descriptors.status();
 
   std::unique_ptr<SharedRegion> region(new SharedRegion);
   const int file = (*descriptors)[0];
   region->doorbell_ = descriptors->size() > 1 ? (*descriptors)[1] : -1;
-  void* data = mmap(nullptr, created.bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file, 0);
+  void* data = mmap(nullptr, created->bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, file, 0);
   close(file);
   if (data == MAP_FAILED) return absl::UnavailableError(absl::StrCat("region: mmap: ", std::strerror(errno)));
   region->data_ = static_cast<std::byte*>(data);
-  region->size_ = created.bytes();
-  region->rows_offset_ = created.rows_offset();
-  region->handle_ = created.handle();
+  region->size_ = created->bytes();
+  region->rows_offset_ = created->rows_offset();
+  region->handle_ = created->handle();
   if (options.ring_slots > 0) {
     absl::StatusOr<RingClient> ring = RingClient::Attach(region->data_, region->size_, region->doorbell_, options.spin);
     if (!ring.ok()) return ring.status();

@@ -47,6 +47,20 @@ class SharedRegion {
   std::optional<RingClient> ring_;
 };
 
+// Memory of the server's GPU that this process may map too; this library does not, it knows no CUDA. With
+//   cudaSetDevice(the device whose UUID is device_uuid);
+//   cudaIpcMemHandle_t handle; std::memcpy(&handle, region.ipc_handle.data(), sizeof(handle));
+//   cudaIpcOpenMemHandle(&data, handle, cudaIpcMemLazyEnablePeerAccess);
+// rows are written from data on, at the offsets that requests name. Synchronise the stream that writes them before the
+// request is sent; outputs are there for every stream when it is answered. Close the mapping (cudaIpcCloseMemHandle)
+// before the session.
+struct DeviceRegion {
+  std::uint64_t handle = 0;
+  std::size_t size = 0;
+  std::string ipc_handle;   // 64 bytes: a cudaIpcMemHandle_t
+  std::string device_uuid;  // "GPU-..."
+};
+
 struct RegionOptions {
   std::uint64_t bytes = 0;            // for rows
   std::uint32_t ring_slots = 0;       // 0: no ring; otherwise how many requests it may have in flight
@@ -65,6 +79,10 @@ class SharedSession {
   // Blocks. The server's refusal; Unavailable: the session has ended, or its socket cannot be reached (another host, or
   // another user).
   absl::StatusOr<std::unique_ptr<SharedRegion>> CreateRegion(const RegionOptions& options);
+
+  // The same in the server's device memory; `bytes` are rounded up to 2 MiB. It lives as long as the session. Also
+  // FailedPrecondition: the server offers none; Unimplemented: it computes on a CPU.
+  absl::StatusOr<DeviceRegion> CreateDeviceRegion(std::uint64_t bytes);
 
   // Ends the session and returns its status. Idempotent.
   absl::Status Close();

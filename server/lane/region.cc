@@ -34,7 +34,7 @@ absl::Status RegionBudget::Take(std::uint64_t bytes) {
   MutexLock lock(mutex_);
   if (bytes > limit_ - in_use_) {
     return absl::ResourceExhaustedError(absl::StrCat("region: ", bytes, " bytes do not fit beside the ", in_use_,
-                                                     " of all sessions (limit --fast-lane-mib, ", limit_, " bytes)"));
+                                                     " of all sessions (limit ", flag_, ", ", limit_, " bytes)"));
   }
   in_use_ += bytes;
   return absl::OkStatus();
@@ -62,10 +62,27 @@ absl::StatusOr<std::shared_ptr<Region>> Region::Create(std::shared_ptr<RegionBud
   return std::shared_ptr<Region>(new Region(std::move(budget), *std::move(file), rows_offset));
 }
 
-Region::Region(std::shared_ptr<RegionBudget> budget, MemoryFile file, std::size_t rows_offset)
-    : budget_(std::move(budget)), file_(std::move(file)), rows_offset_(rows_offset), handle_(RandomHandle()) {}
+absl::StatusOr<std::shared_ptr<Region>> Region::CreateOnDevice(std::shared_ptr<RegionBudget> budget, Engine& engine,
+                                                               std::size_t bytes) {
+  const std::size_t size = (bytes + kExportedMultiple - 1) / kExportedMultiple * kExportedMultiple;
+  if (absl::Status status = budget->Take(size); !status.ok()) return status;
+  absl::StatusOr<ExportedMemory> memory = engine.ExportMemory(size);
+  if (!memory.ok()) {
+    budget->Return(size);
+    return memory.status();
+  }
+  return std::shared_ptr<Region>(new Region(std::move(budget), *std::move(memory), 0));
+}
 
-Region::~Region() { budget_->Return(file_.size()); }
+Region::Region(std::shared_ptr<RegionBudget> budget, Memory memory, std::size_t rows_offset)
+    : budget_(std::move(budget)),
+      memory_(std::move(memory)),
+      data_(on_device() ? std::get<ExportedMemory>(memory_).data.get() : std::get<MemoryFile>(memory_).data()),
+      size_(on_device() ? std::get<ExportedMemory>(memory_).bytes : std::get<MemoryFile>(memory_).size()),
+      rows_offset_(rows_offset),
+      handle_(RandomHandle()) {}
+
+Region::~Region() { budget_->Return(size_); }
 
 absl::Status Region::CheckRange(const char* field, std::uint64_t offset, std::uint64_t bytes) const {
   if (offset % kRowAlignment != 0) {

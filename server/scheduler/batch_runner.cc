@@ -99,6 +99,7 @@ Segment SegmentOf(const Job& job, std::int64_t first_row, std::int64_t rows) {
                   .input_dtype = job.input_dtype,
                   .output_dtype = job.output_dtype,
                   .shared_expert = job.shared_expert,
+                  .on_device = job.on_device,
                   .k = job.k};
   if (job.k == 0 && !job.return_routing) return segment;
   const std::int64_t k = job.k > 0 ? job.k : spec.experts_per_token;

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${1:-build/gpu}
 bundle=build/bundle
-programs=(cuda_ops_test cuda_ops_bench expertd expertd-client c_abi_test)
+programs=(cuda_ops_test cuda_ops_bench expertd expertd-client c_abi_test device_lane_test device_lane_peer lane_bench)
 for suite in tests/contract/*_test.cc; do programs+=("contract_$(basename "$suite" .cc)"); done
 
 # The kernels are most of it: one copy for all programs.
@@ -31,5 +31,9 @@ cp -L "$libc"/{libc.so.6,libm.so.6,libdl.so.2,librt.so.1,libpthread.so.0,ld-linu
 cp tests/gpu/run.sh "$bundle/run.sh"
 cp kernels/c/examples/torch/*.py "$bundle/torch/"
 cp -r tests/data/golden "$bundle/golden"
+# The Python client, where tests/python/run.sh has built it.
+wheels=(build/python/dist/expertd-*.whl)
+if [[ -e ${wheels[0]} ]]; then python3 -m zipfile -e "${wheels[0]}" "$bundle/python"; fi
+cp tests/gpu/device_lane.py "$bundle/"
 git log -1 --format='%h %s' >"$bundle/commit"
 du -sh "$bundle"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs what bundle.sh packed: every CUDA test, the contract suite on the CUDA engine, the C library and its torch example
 # where this machine's python3 has torch, `expertd verify` of every golden checkpoint, a server under load with bit
-# checks, a small case of every kernel under compute-sanitizer where it is installed, the benchmarks. Exit code 1 when
-# something failed.
-# usage: run.sh [tests] [contract] [c] [verify] [serve] [sanitizer] [bench]      (no name: all); JSON of the benchmarks
-# and logs of the servers go to $OUT or the folder
+# checks, callers that map its device memory, a small case of every kernel under compute-sanitizer where it is installed,
+# the benchmarks. Exit code 1 when something failed.
+# usage: run.sh [tests] [contract] [c] [verify] [serve] [lane] [sanitizer] [bench]      (no name: all); JSON of the
+# benchmarks and logs of the servers go to $OUT or the folder
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$here}
@@ -56,14 +56,14 @@ if wants verify "$@"; then
   done
 fi
 
-# Serves one layer with a real model's shapes and load-tests it: serve_and_bench MODEL [flags of synth].
-serve_and_bench() {
-  local log=$out/serve-$1.log checkpoint server endpoint status=0
+# Serves one layer with a real model's shapes: start_server MODEL [flags of synth]; sets server, endpoint, checkpoint.
+start_server() {
+  local log=$out/serve-$1.log
   checkpoint=$(mktemp -d)
   packed expertd synth --like "$@" --layers 1 --out "$checkpoint/model" >/dev/null || return 1
   # Not through a function: the process to signal is the server itself.
   "${runner[@]}" "$here/bin/expertd" serve --checkpoint "$checkpoint/model" --device cuda:0 --listen 127.0.0.1:0 \
-    --metrics-address 127.0.0.1:0 >"$log" 2>&1 &
+    --metrics-address 127.0.0.1:0 --fast-lane-socket "$checkpoint/lane" --fast-lane-device-mib 64 >"$log" 2>&1 &
   server=$!
   for _ in $(seq 600); do
     grep -q '^ready' "$log" && break
@@ -72,14 +72,22 @@ serve_and_bench() {
   done
   endpoint=$(sed -n 's/^listening on //p' "$log")
   grep -a 'path=' "$log" | head -1
+}
+stop_server() {
+  kill -TERM "$server"
+  wait "$server" || { echo "the server's exit code is $?"; return 1; }
+  rm -rf "$checkpoint"
+}
+# serve_and_bench MODEL [flags of synth]: loads of several sizes, with bit checks.
+serve_and_bench() {
+  local server endpoint checkpoint status=0
+  start_server "$@" || return 1
   for load in "1 1" "8 16" "32 64" "16 512"; do
     echo "-- ${load% *} requests in flight, ${load#* } rows each"
     packed expertd-client bench --endpoint "$endpoint" --concurrency "${load% *}" --rows "${load#* }" --warmup-s 0.5 \
       --duration-s 2 --check || status=1
   done
-  kill -TERM "$server"
-  wait "$server" || { echo "the server's exit code is $?"; status=1; }
-  rm -rf "$checkpoint"
+  stop_server || status=1
   return $status
 }
 if wants serve "$@"; then
@@ -87,6 +95,28 @@ if wants serve "$@"; then
     echo "== serve $model on cuda:0"
     serve_and_bench $model || failed=1
   done
+fi
+
+# The programs start servers and peers themselves, which the packed loader cannot do for them.
+lane() {
+  local server endpoint checkpoint status=0
+  EXPERTD_BIN_DIR=$here/bin packed device_lane_test || status=1
+  echo "-- from Python"
+  start_server olmoe --experts 16 --intermediate 256 || return 1
+  PYTHONPATH=$here/python python3 "$here/device_lane.py" "$endpoint" model
+  [[ $? -eq 0 || $? -eq 77 ]] || status=1
+  stop_server || status=1
+  echo "-- latency"
+  packed lane_bench --bin-dir "$here/bin" --device cuda:0 --rounds 5 || status=1
+  return $status
+}
+if wants lane "$@"; then
+  echo "== the fast lane with device memory"
+  if [[ ${runner[0]} == env ]]; then
+    lane || failed=1
+  else
+    echo "not run: it needs this machine's own C library"
+  fi
 fi
 
 # One small case of every kernel and element type: the checker slows kernels down a hundredfold. In groups, so that each

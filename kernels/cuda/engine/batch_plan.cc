@@ -18,6 +18,11 @@ bool UsesShared(const CudaLayer& layer, const Segment& segment) {
   return segment.shared_expert && layer.shared().count > 0;
 }
 
+// Rows on the device are copied there, whatever their number.
+bool IsStaged(const Segment& segment, std::int64_t d) {
+  return !segment.on_device && segment.rows * d * 4 <= kStagedBytes;
+}
+
 class Chunker {
  public:
   Chunker(const CudaLayer& layer, DType dtype, const ChunkLimits& limits,
@@ -39,7 +44,7 @@ class Chunker {
         if (absl::Status status = Flush(); !status.ok()) return status;
         continue;
       }
-      chunk_.pieces.push_back({&segment, done, rows, chunk_.n, chunk_.out_bytes, IsSmall(segment)});
+      chunk_.pieces.push_back({&segment, done, rows, chunk_.n, chunk_.out_bytes, IsStaged(segment, d())});
       Count(segment, rows, chunk_);
       done += rows;
     }
@@ -56,8 +61,6 @@ class Chunker {
 
  private:
   std::int64_t d() const { return layer_.spec().hidden_size; }
-
-  bool IsSmall(const Segment& segment) const { return segment.rows * d() * 4 <= kStagedBytes; }
 
   // Not where routed rows and others would need filling up both, nor on the batched path,
   // which waits for the device on its way.
@@ -86,7 +89,7 @@ class Chunker {
     chunk.shared_rows += UsesShared(layer_, segment) ? rows : 0;
     chunk.kc = std::max(chunk.kc, segment.k > 0 ? segment.k : layer_.spec().experts_per_token);
     chunk.out_bytes += Aligned(rows * BytesOf(segment.output_dtype, d()));
-    if (IsSmall(segment)) chunk.staged_bytes += Aligned(rows * d() * 4);
+    if (IsStaged(segment, d())) chunk.staged_bytes += Aligned(rows * d() * 4);
   }
 
   std::int64_t Needed(const Chunk& chunk) const {
@@ -198,14 +201,14 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
 absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segments, DType dtype,
                           const ChunkLimits& limits, absl::FunctionRef<bool(const Segment&)> in_reach,
                           absl::FunctionRef<absl::Status(const Chunk&)> run) {
-  // Server-routed rows first; small segments beside each other.
+  // Server-routed rows first; staged segments beside each other.
   std::vector<const Segment*> order;
   for (const Segment& segment : segments) {
     if (segment.input_dtype == dtype && segment.rows > 0) order.push_back(&segment);
   }
   std::stable_sort(order.begin(), order.end(), [&](const Segment* a, const Segment* b) {
-    return std::tuple(a->k > 0, a->rows * layer.spec().hidden_size * 4 > kStagedBytes) <
-           std::tuple(b->k > 0, b->rows * layer.spec().hidden_size * 4 > kStagedBytes);
+    return std::tuple(a->k > 0, !IsStaged(*a, layer.spec().hidden_size)) <
+           std::tuple(b->k > 0, !IsStaged(*b, layer.spec().hidden_size));
   });
   Chunker chunker(layer, dtype, limits, in_reach, run);
   for (const Segment* segment : order) {

@@ -89,9 +89,9 @@ absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> 
   sums = {};
   const std::int64_t d = layer.spec().hidden_size;
   const auto in_reach = [&](const Segment& segment) {
-    return Aligned16({segment.input, segment.output}) &&
-           own_.Contains(segment.input, BytesOf(segment.input_dtype, segment.rows * d)) &&
-           own_.Contains(segment.output, BytesOf(segment.output_dtype, segment.rows * d));
+    return segment.on_device || (Aligned16({segment.input, segment.output}) &&
+                                 own_.Contains(segment.input, BytesOf(segment.input_dtype, segment.rows * d)) &&
+                                 own_.Contains(segment.output, BytesOf(segment.output_dtype, segment.rows * d)));
   };
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     const absl::Status status = ForEachChunk(layer, segments, dtype, limits_, in_reach,

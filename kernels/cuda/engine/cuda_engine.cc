@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/mutex.h"
 #include "kernels/cpu/row_pool.h"
 #include "kernels/cuda/engine/batch_runner.h"
@@ -90,6 +92,11 @@ class CudaEngine final : public Engine {
 
   absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) override { return row_pool_.Acquire(bytes); }
 
+  absl::StatusOr<ExportedMemory> ExportMemory(std::size_t bytes) override {
+    if (absl::Status status = Lost(); !status.ok()) return status;
+    return cuda::Export(device_, bytes);
+  }
+
   absl::Status Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) override {
     const auto* own = dynamic_cast<const CudaLayer*>(&layer);
     if (own == nullptr || own->owner() != this) {
@@ -172,6 +179,15 @@ absl::StatusOr<cudaDeviceProp> Describe(int device) {
   return properties;
 }
 
+// As the driver's own tools print it.
+std::string UuidOf(const cudaDeviceProp& device) {
+  const std::string hex = absl::BytesToHexString(absl::string_view(device.uuid.bytes, sizeof(device.uuid.bytes)));
+  const absl::string_view digits = hex;
+  return absl::StrCat("GPU-", absl::StrJoin({digits.substr(0, 8), digits.substr(8, 4), digits.substr(12, 4),
+                                             digits.substr(16, 4), digits.substr(20)},
+                                            "-"));
+}
+
 // A library that is absent is a device that cannot be used, as callers see it.
 absl::Status Unavailable(const absl::Status& status) {
   return absl::IsFailedPrecondition(status) ? absl::UnavailableError(status.message()) : status;
@@ -211,6 +227,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   info.concurrency = kBatchesInFlight;
   info.max_batch_rows = options.max_batch_rows;
   info.max_k = kMaxExpertsPerToken;
+  info.device_uuid = UuidOf(*device);
   return std::unique_ptr<Engine>(
       new CudaEngine(options, std::move(info), *std::move(upload), std::move(own), std::move(runners)));
 }

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <memory>
+
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/host.h"
 
@@ -29,6 +31,38 @@ absl::StatusOr<Memory> Memory::Allocate(MemoryKind kind, std::int64_t bytes, abs
 Memory::~Memory() {
   if (data_ == nullptr) return;
   kind_ == MemoryKind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
+}
+
+namespace {
+
+// Freed on its own device.
+struct MemoryOfDevice {
+  ~MemoryOfDevice() { cudaSetDevice(device); }
+  const int device;
+  const Memory memory;
+};
+
+}  // namespace
+
+absl::StatusOr<ExportedMemory> Export(int device, std::size_t bytes) {
+  if (absl::Status status = UseDevice(device); !status.ok()) return status;
+  absl::StatusOr<OwnedStream> stream = OwnedStream::Create();
+  if (!stream.ok()) return stream.status();
+  auto memory = Memory::Allocate(MemoryKind::kDevice, static_cast<std::int64_t>(bytes), "exported memory");
+  if (!memory.ok()) return memory.status();
+  const std::shared_ptr<MemoryOfDevice> owner(new MemoryOfDevice{device, *std::move(memory)});
+  std::byte* const data = owner->memory.data();
+  const auto queue = static_cast<cudaStream_t>(stream->get());
+  absl::Status status = FromCuda(cudaMemsetAsync(data, 0, bytes, queue), "exported memory");
+  if (status.ok()) status = FromCuda(cudaStreamSynchronize(queue), "exported memory");
+  if (!status.ok()) return status;
+  cudaIpcMemHandle_t handle;
+  if (const cudaError_t error = cudaIpcGetMemHandle(&handle, data); error != cudaSuccess) {
+    cudaGetLastError();  // a machine that exports nothing computes all the same
+    return absl::FailedPreconditionError(FromCuda(error, "cudaIpcGetMemHandle").message());
+  }
+  return ExportedMemory{
+      .data = {owner, data}, .bytes = bytes, .ipc_handle = {handle.reserved, sizeof(handle.reserved)}};
 }
 
 absl::StatusOr<OwnedStream> OwnedStream::Create() {

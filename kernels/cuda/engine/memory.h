@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/engine.h"
 
 namespace expertd::cuda {
 
@@ -41,6 +42,11 @@ class Memory {
   std::byte* data_ = nullptr;
   std::int64_t bytes_ = 0;
 };
+
+// `bytes` of zeroed memory of `device`, allocated for this alone, and its handle for other processes. Waits for the
+// zeros. Freed on `device`, whatever the freeing thread's current device is; that waits for all work on it.
+// ResourceExhausted naming bytes; FailedPrecondition: this machine does not export memory.
+absl::StatusOr<ExportedMemory> Export(int device, std::size_t bytes);
 
 // Owns a stream that does not synchronise with the default stream.
 class OwnedStream {

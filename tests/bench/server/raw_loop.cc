@@ -23,18 +23,21 @@ constexpr char kStreamMethod[] = "/expertd.v1.Expertd/ForwardStream";
 // What all loops of a run share: the window, the counts, whether to go on.
 class Meter {
  public:
-  Meter(Clock::time_point begin, Clock::time_point end, std::size_t least_bytes)
-      : begin_(begin), end_(end), least_bytes_(least_bytes) {}
+  Meter(Clock::time_point begin, std::size_t least_bytes, const RawLoad& load)
+      : begin_(begin), end_(begin + load.window), least_bytes_(least_bytes), look_(load.look) {}
 
   // False when the loop is over.
-  bool Count(Clock::time_point sent, const ByteBuffer& answer) {
+  bool Count(Clock::time_point sent, ByteBuffer& answer) {
     const auto now = Clock::now();
     MutexLock lock(mutex_);
     if (answer.Length() < least_bytes_) {
       status_ = absl::InternalError(
           absl::StrCat("an answer of ", answer.Length(), " bytes, at least ", least_bytes_, " wanted"));
     }
-    if (now >= begin_ && now < end_) latency_.Add(std::chrono::nanoseconds(now - sent).count());
+    if (now >= begin_ && now < end_) {
+      latency_.Add(std::chrono::nanoseconds(now - sent).count());
+      if (look_) look_(now - sent, answer);
+    }
     return status_.ok() && now < end_;
   }
 
@@ -63,6 +66,7 @@ class Meter {
  private:
   const Clock::time_point begin_, end_;
   const std::size_t least_bytes_;
+  const decltype(RawLoad::look) look_;
   Mutex mutex_;
   CondVar idle_;
   int loops_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -180,7 +184,7 @@ class StreamLoop final : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> 
 absl::StatusOr<RawResult> RunRaw(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
                                  const client::Request& request, const RawLoad& load) {
   const auto begin = Clock::now() + load.warmup;
-  Meter meter(begin, begin + load.window, request.hidden_states.size());
+  Meter meter(begin, request.hidden_states.size(), load);
   std::vector<std::unique_ptr<UnaryLoop>> calls;
   std::vector<std::unique_ptr<StreamLoop>> streams;
   for (const auto& channel : channels) {

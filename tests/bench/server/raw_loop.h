@@ -3,8 +3,10 @@
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/support/byte_buffer.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -19,6 +21,8 @@ struct RawLoad {
   int in_flight = 1;  // on each channel
   std::chrono::milliseconds warmup{100};
   std::chrono::milliseconds window{500};
+  // May look at each answer inside the window, after its time was taken; under the loop's lock.
+  std::function<void(std::chrono::nanoseconds latency, grpc::ByteBuffer& answer)> look;
 };
 
 struct RawResult {

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/lane/fast_lane.h"
+#include "tests/unit/lane/exporting_engine.h"
 
 namespace expertd {
 namespace {
@@ -64,12 +65,13 @@ class FastLaneTest : public ::testing::Test {
  protected:
   void Start(FastLaneOptions options) {
     options.socket_path = path_;
-    absl::StatusOr<std::unique_ptr<FastLane>> lane = FastLane::Start(options, regions_);
+    absl::StatusOr<std::unique_ptr<FastLane>> lane = FastLane::Start(options, engine_, regions_);
     ASSERT_TRUE(lane.ok()) << lane.status();
     lane_ = *std::move(lane);
   }
 
   const std::string path_ = SocketPath("lane");
+  testing::ExportingEngine engine_;
   RegionTable regions_;
   std::unique_ptr<FastLane> lane_;
 };
@@ -135,6 +137,56 @@ TEST_F(FastLaneTest, SessionsAreBounded) {
   }
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(session.CreateRegion({.bytes = 64}).ok());
   EXPECT_THAT(std::string(session.CreateRegion({.bytes = 64}).status().message()), HasSubstr("--fast-lane-regions 4"));
+}
+
+TEST_F(FastLaneTest, DeviceMemoryIsOffUnlessAskedForAndBoundedWhenOn) {
+  Start(kRoomy);
+  const absl::Status off = LaneSession(*lane_).CreateRegion({.bytes = 64, .on_device = true}).status();
+  EXPECT_EQ(off.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(off.message()), HasSubstr("create_region.memory: this server offers no device memory"));
+  lane_.reset();
+
+  FastLaneOptions options = kRoomy;
+  options.max_device_bytes = 3 * kExportedMultiple;
+  options.max_bytes_per_session = 2 * kExportedMultiple;
+  Start(options);
+  LaneSession session(*lane_), other(*lane_);
+  const struct {
+    RegionWish wish;
+    absl::StatusCode code;
+    const char* message;
+  } refused[] = {
+      {{.bytes = 0, .on_device = true}, absl::StatusCode::kInvalidArgument, "create_region.bytes: 0"},
+      {{.bytes = 64, .on_device = true, .ring_slots = 4, .slot_bytes = 256},
+       absl::StatusCode::kInvalidArgument,
+       "create_region.ring_slots: 4, must be 0 in device memory"},
+      {{.on_device = true, .ring_slots = 4, .slot_bytes = 256},
+       absl::StatusCode::kInvalidArgument,
+       "create_region.ring_slots: 4, must be 0 in device memory"},
+      {{.bytes = 2 * kExportedMultiple + 1, .on_device = true},
+       absl::StatusCode::kResourceExhausted,
+       "--fast-lane-session-mib"},
+      {{.bytes = ~std::uint64_t{0}, .on_device = true},
+       absl::StatusCode::kResourceExhausted,
+       "--fast-lane-session-mib"},
+  };
+  for (const auto& c : refused) {
+    const absl::Status status = session.CreateRegion(c.wish).status();
+    EXPECT_EQ(status.code(), c.code) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.message));
+  }
+  const absl::StatusOr<NewRegion> made = session.CreateRegion({.bytes = 64, .on_device = true});
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->device_uuid, "GPU-of-the-test");
+  EXPECT_EQ(made->token + made->socket, "") << "there is no descriptor to fetch";
+  EXPECT_TRUE(regions_.Find(made->region->handle()).ok());
+  EXPECT_THAT(std::string(session.CreateRegion({.bytes = kExportedMultiple + 1, .on_device = true}).status().message()),
+              HasSubstr("in whole 2 MiB, do not fit beside the 2097152 of the session"));
+  ASSERT_TRUE(other.CreateRegion({.bytes = 2 * kExportedMultiple, .on_device = true}).ok());
+  EXPECT_THAT(std::string(session.CreateRegion({.bytes = 64, .on_device = true}).status().message()),
+              HasSubstr("--fast-lane-device-mib"));
+  EXPECT_EQ(lane_->device_bytes_in_use(), 3 * kExportedMultiple);
+  EXPECT_EQ(lane_->bytes_in_use(), 0u);
 }
 
 TEST(HandoffTest, ASocketInUseIsLeftAloneAndADeadOneIsReplaced) {

@@ -8,6 +8,8 @@
 #include <limits>
 #include <string>
 
+#include "tests/unit/lane/exporting_engine.h"
+
 namespace expertd {
 namespace {
 
@@ -41,7 +43,7 @@ class RegionTest : public ::testing::Test {
     return region.ok() ? *region : nullptr;
   }
 
-  const std::shared_ptr<RegionBudget> budget_ = std::make_shared<RegionBudget>(3 * kSize);
+  const std::shared_ptr<RegionBudget> budget_ = std::make_shared<RegionBudget>("--fast-lane-mib", 3 * kSize);
 };
 
 TEST_F(RegionTest, LendsRangesThatLieInsideAndApart) {
@@ -66,7 +68,7 @@ TEST_F(RegionTest, LendsRangesThatLieInsideAndApart) {
       {1088, 1024, 64, 65, "overlap the input"},
   };
   for (const auto& c : cases) {
-    SCOPED_TRACE(testing::Message() << c.input << " " << c.output);
+    SCOPED_TRACE(::testing::Message() << c.input << " " << c.output);
     const absl::StatusOr<Region::Loan> loan =
         region->Lend({.input_offset = c.input, .output_offset = c.output}, c.input_bytes, c.output_bytes);
     if (c.message == nullptr) {
@@ -109,6 +111,39 @@ TEST_F(RegionTest, TheBudgetBoundsAllRegions) {
   EXPECT_NE(one->handle(), two->handle());
   three.reset();
   EXPECT_TRUE(Region::Create(budget_, 1, 0).ok());
+}
+
+TEST(DeviceRegionTest, WholeMultiplesOfTheDevicesMemoryWithinItsOwnBudget) {
+  testing::ExportingEngine engine;
+  const auto budget = std::make_shared<RegionBudget>("--fast-lane-device-mib", 3 * kExportedMultiple);
+  absl::StatusOr<std::shared_ptr<Region>> region = Region::CreateOnDevice(budget, engine, kExportedMultiple + 1);
+  ASSERT_TRUE(region.ok()) << region.status();
+  EXPECT_TRUE((*region)->on_device());
+  EXPECT_EQ((*region)->size(), 2 * kExportedMultiple);
+  EXPECT_EQ((*region)->rows_offset(), 0u);
+  EXPECT_EQ(testing::HostExporter::Open((*region)->ipc_handle()), (*region)->data());
+  const absl::Status over = Region::CreateOnDevice(budget, engine, 2 * kExportedMultiple).status();
+  EXPECT_EQ(over.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(over.message()), HasSubstr("--fast-lane-device-mib"));
+
+  absl::StatusOr<Region::Loan> loan =
+      (*region)->Lend({.input_offset = 0, .output_offset = 2 * kExportedMultiple - 64}, 64, 64);
+  ASSERT_TRUE(loan.ok()) << loan.status();
+  EXPECT_FALSE((*region)->Lend({.input_offset = 0, .output_offset = 2 * kExportedMultiple - 64}, 64, 65).ok());
+  region->reset();
+  EXPECT_EQ(engine.exported_bytes(), 2 * kExportedMultiple) << "a request still uses it";
+  loan->input.Reset();
+  loan->output.Reset();
+  EXPECT_EQ(engine.exported_bytes(), 0u);
+  EXPECT_EQ(budget->in_use(), 0u);
+}
+
+TEST(DeviceRegionTest, ADeviceThatIsFullTakesNothingOfTheBudget) {
+  testing::ExportingEngine engine(kExportedMultiple);
+  const auto budget = std::make_shared<RegionBudget>("--fast-lane-device-mib", 3 * kExportedMultiple);
+  const absl::Status full = Region::CreateOnDevice(budget, engine, 2 * kExportedMultiple).status();
+  EXPECT_EQ(full.message(), "the device is full");
+  EXPECT_EQ(budget->in_use(), 0u);
 }
 
 }  // namespace

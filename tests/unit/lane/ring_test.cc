@@ -27,7 +27,7 @@ constexpr std::chrono::seconds kLong{20};
 class Peer {
  public:
   explicit Peer(LanePoller& poller, bool answer_later = false) : poller_(poller), answer_later_(answer_later) {
-    const auto budget = std::make_shared<RegionBudget>(1 << 20);
+    const auto budget = std::make_shared<RegionBudget>("--fast-lane-mib", 1 << 20);
     const std::size_t bytes = kGeometry.bytes();
     ring_ = *ServerRing::Create(*Region::Create(budget, bytes, bytes), kGeometry);
     poller_.Add(ring_, {.on_message = [this](absl::string_view message) { Handle(message); },
@@ -188,7 +188,7 @@ TEST_P(RingTest, ClosingLetsWhatWasTakenBeAnsweredAndThenSaysSo) {
 }
 
 TEST_P(RingTest, ASleepingPollerKeepsNoRingThatWasRemoved) {
-  const auto budget = std::make_shared<RegionBudget>(1 << 20);
+  const auto budget = std::make_shared<RegionBudget>("--fast-lane-mib", 1 << 20);
   {
     const std::shared_ptr<ServerRing> ring =
         *ServerRing::Create(*Region::Create(budget, kGeometry.bytes(), kGeometry.bytes()), kGeometry);

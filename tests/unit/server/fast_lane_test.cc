@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cpp/shared_region.h"
+#include "server/null_engine.h"
 #include "tests/integration/process.h"
 #include "tests/unit/server/server_fixture.h"
 
@@ -298,6 +299,149 @@ TEST_F(FastLaneServerTest, RegionsAreBounded) {
   EXPECT_THAT(std::string(full.message()), HasSubstr("--fast-lane-mib"));
   EXPECT_TRUE(other->Close().ok());
   EXPECT_TRUE(Eventually([&] { return third->CreateRegion({.bytes = 1 << 20}).ok(); }));
+}
+
+// Rows in what the engine exports; the ring that may name them is in region_.
+class DeviceLaneServerTest : public FastLaneServerTest {
+ protected:
+  DeviceLaneServerTest() {
+    options_.fast_lane_device_mib = 4;
+    options_.fast_lane_session_mib = 4;
+  }
+
+  void OpenDevice() {
+    Open();
+    absl::StatusOr<client::DeviceRegion> device = session_->CreateDeviceRegion(64 << 10);
+    ASSERT_TRUE(device.ok()) << device.status();
+    device_ = *std::move(device);
+    data_ = HostExporter::Open(device_.ipc_handle);
+    EXPECT_EQ(device_.size, kExportedMultiple);
+    EXPECT_EQ(device_.device_uuid, "GPU-of-the-test");
+  }
+  v1::ForwardRequest PlaceThere(std::uint64_t id, std::int64_t rows) {
+    v1::ForwardRequest request = MakeRequest(id, rows);
+    std::memcpy(data_, request.hidden_states().data(), request.hidden_states().size());
+    v1::RegionRows* where = request.mutable_region();
+    where->set_handle(device_.handle);
+    where->set_output_offset(static_cast<std::uint64_t>(rows) * kRowBytes);
+    return request;
+  }
+  void ExpectAnswered(const v1::ForwardRequest& request) {
+    EXPECT_EQ(std::memcmp(data_, data_ + request.region().output_offset(), request.region().output_offset()), 0);
+  }
+  bool AllFreed() {
+    return FastLaneServerTest::AllFreed() && Eventually([&] { return engine_->exporter().bytes() == 0; }) &&
+           Metric("expertd_device_region_bytes") == 0;
+  }
+
+  client::DeviceRegion device_;
+  std::byte* data_ = nullptr;
+};
+
+TEST_F(DeviceLaneServerTest, UnaryCallsAndRingsNameRowsOnTheDeviceAndTheEngineIsToldSo) {
+  OpenDevice();
+  std::atomic<int> on_device = 0, on_host = 0;
+  engine_->FailWhen([&](absl::Span<const Segment> segments) {
+    for (const Segment& segment : segments) ++(segment.on_device ? on_device : on_host);
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(Metric("expertd_device_region_bytes"), kExportedMultiple);
+  const v1::ForwardRequest unary = PlaceThere(1, 5);
+  v1::ForwardResponse response;
+  const grpc::Status status = Forward(unary, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(response.result().output().empty());
+  ExpectAnswered(unary);
+  v1::ForwardRequest ring = PlaceThere(2, 7);
+  ring.set_return_routing(true);
+  ASSERT_TRUE(Ring(ring).ok());
+  response = Heard();
+  ASSERT_TRUE(response.has_result()) << response.error().message();
+  EXPECT_EQ(response.result().routing().topk_ids().size(), 7u * 2 * 4);
+  ExpectAnswered(ring);
+  EXPECT_EQ(on_device, 2);
+  ExpectServes(3);
+  EXPECT_EQ(on_host, 1);
+}
+
+TEST_F(DeviceLaneServerTest, WhatIsWrongIsRefusedByName) {
+  OpenDevice();
+  const auto with = [&](auto change) {
+    v1::ForwardRequest request = PlaceThere(9, 2);
+    change(request);
+    return request;
+  };
+  const struct {
+    v1::ForwardRequest request;
+    const char* message;
+  } cases[] = {
+      {with([](auto& r) { r.mutable_region()->set_input_offset(kExportedMultiple); }),
+       "end beyond the region (2097152"},
+      {with([](auto& r) { r.mutable_region()->set_output_offset(~std::uint64_t{63}); }), "end beyond the region"},
+      {with([](auto& r) { r.mutable_region()->set_output_offset(32); }), "region.output_offset: 32 is not a multiple"},
+      {with([](auto& r) { r.mutable_region()->set_output_offset(0); }), "overlap the input"},
+      {with([](auto& r) { r.set_output_dtype(v1::DTYPE_F8_E4M3); }), "output_dtype: rows in a region are bf16 or f32"},
+  };
+  for (const auto& c : cases) {
+    v1::ForwardResponse response;
+    const grpc::Status status = Forward(c.request, &response);
+    EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(c.message));
+    ASSERT_TRUE(Ring(c.request).ok());
+    EXPECT_THAT(Heard().error().message(), HasSubstr(c.message));
+  }
+  const v1::ForwardRequest request = PlaceThere(10, 2);
+  EXPECT_TRUE(session_->Close().ok());
+  v1::ForwardResponse response;
+  EXPECT_EQ(Forward(request, &response).error_code(), grpc::NOT_FOUND);
+  EXPECT_TRUE(AllFreed());
+  ExpectServes(11);
+}
+
+TEST_F(DeviceLaneServerTest, MemoryInUseOutlivesTheSession) {
+  OpenDevice();
+  engine_->Close();
+  const v1::ForwardRequest request = PlaceThere(1, 2);
+  v1::ForwardResponse response;
+  grpc::Status status;
+  std::thread caller([&] { status = Forward(request, &response); });
+  ASSERT_TRUE(engine_->WaitForBatches(1));
+  EXPECT_TRUE(session_->Close().ok());
+  EXPECT_EQ(Metric("expertd_device_region_bytes"), kExportedMultiple);
+  EXPECT_EQ(engine_->exporter().bytes(), kExportedMultiple);
+  engine_->Open();
+  caller.join();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(AllFreed());
+}
+
+TEST_F(DeviceLaneServerTest, IsOffUnlessAskedForAndNotOfferedByAnEngineWithoutSuchMemory) {
+  const auto features = [&] {
+    grpc::ClientContext context;
+    v1::GetServerInfoResponse info;
+    EXPECT_TRUE(stub_->GetServerInfo(&context, {}, &info).ok());
+    return std::vector<std::string>(info.features().begin(), info.features().end());
+  };
+  Start();
+  EXPECT_THAT(features(), ::testing::Contains("fast_lane_device"));
+  server_.reset();
+  options_.fast_lane_device_mib = 0;
+  Start();
+  EXPECT_THAT(features(), ::testing::Not(::testing::Contains("fast_lane_device")));
+  session_ = SharedSession::Open(channel_);
+  EXPECT_EQ(session_->CreateDeviceRegion(1).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(session_->CreateRegion({.bytes = 1}).ok()) << "the session goes on";
+  session_.reset();
+  server_.reset();
+  engine_ = nullptr;
+  options_.fast_lane_device_mib = 4;
+  Start(MakeNullEngine({}), TinyPlan(), /*load=*/true);
+  EXPECT_THAT(features(), ::testing::Not(::testing::Contains("fast_lane_device")));
+  session_ = SharedSession::Open(channel_);
+  const absl::Status none = session_->CreateDeviceRegion(1).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(none.message()), HasSubstr("computes in host memory"));
+  EXPECT_EQ(Metric("expertd_device_region_bytes"), 0);
 }
 
 TEST_F(FastLaneServerTest, APeerThatIsKilledInMidBatchLeavesNothingBehind) {

@@ -168,6 +168,17 @@ TEST_F(OptionsTest, PlaintextStaysOnThisMachine) {
   EXPECT_TRUE(options.Validate().ok());
 }
 
+TEST_F(OptionsTest, DeviceRegionsNeedTheFastLaneAndRowsThatNobodyLooksAt) {
+  options_.checkpoints = {"x"};
+  options_.fast_lane_device_mib = 64;
+  EXPECT_EQ(options_.Validate().message(), "--fast-lane-device-mib 64: needs --fast-lane-socket");
+  options_.fast_lane_socket = "lane.sock";
+  EXPECT_TRUE(options_.Validate().ok());
+  options_.refuse_non_finite = true;
+  EXPECT_EQ(options_.Validate().message(),
+            "--fast-lane-device-mib 64: not with --refuse-non-finite, which looks at rows on the host");
+}
+
 TEST_F(OptionsTest, ACheckpointIsNeeded) {
   app_.parse(std::vector<std::string>{});
   EXPECT_EQ(ResolveServerOptions(app_, options_).message(),

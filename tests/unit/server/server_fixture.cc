@@ -19,7 +19,9 @@
 namespace expertd::testing {
 
 GatedEngine::GatedEngine(std::int64_t row_buffer_bytes)
-    : inner_(MakeNullEngine({.max_batch_rows = 4096, .row_buffer_bytes = row_buffer_bytes})) {}
+    : inner_(MakeNullEngine({.max_batch_rows = 4096, .row_buffer_bytes = row_buffer_bytes})), info_(inner_->info()) {
+  info_.device_uuid = "GPU-of-the-test";
+}
 
 void GatedEngine::Close() {
   MutexLock lock(mutex_);

@@ -17,12 +17,13 @@
 #include "kernels/engine.h"
 #include "server/options.h"
 #include "server/server.h"
+#include "tests/support/host_exporter.h"
 
 namespace expertd::testing {
 
 inline constexpr std::int64_t kHidden = 64;
 
-// Copies rows like the null engine; while closed, every batch waits in Run.
+// Copies rows like the null engine; while closed, every batch waits in Run. Exports memory of the host.
 class GatedEngine : public Engine {
  public:
   explicit GatedEngine(std::int64_t row_buffer_bytes = 64 << 20);
@@ -38,14 +39,19 @@ class GatedEngine : public Engine {
   bool WaitForBatches(int batches);
   int batches() const;
 
-  const EngineInfo& info() const override { return inner_->info(); }
+  const HostExporter& exporter() const { return exporter_; }
+
+  const EngineInfo& info() const override { return info_; }
   DeviceMemory memory() const override { return inner_->memory(); }
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override { return inner_->LoadLayer(source); }
   absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) override { return inner_->AcquireRows(bytes); }
+  absl::StatusOr<ExportedMemory> ExportMemory(std::size_t bytes) override { return exporter_.Export(bytes); }
   absl::Status Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) override;
 
  private:
   const std::unique_ptr<Engine> inner_;
+  EngineInfo info_;
+  HostExporter exporter_;
   mutable Mutex mutex_;
   CondVar changed_;
   bool open_ ABSL_GUARDED_BY(mutex_) = true;

@@ -18,9 +18,11 @@ from .errors import (
 )
 from .messages import Answer, Routing, Stages
 from .retry import Retry
+from .rows import RegionRows
+from .session import DeviceRegion, Session
 
 __all__ = [
-    "Answer", "Cancelled", "Client", "DeadlineExceeded", "ExpertdError", "FailedPrecondition", "Internal", "InvalidArgument",
-    "NotFound", "PermissionDenied", "ResourceExhausted", "Retry", "Routing", "Stages", "Stream", "Tls", "Unauthenticated",
-    "Unavailable", "Unimplemented", "from_bf16", "to_bf16",
+    "Answer", "Cancelled", "Client", "DeadlineExceeded", "DeviceRegion", "ExpertdError", "FailedPrecondition", "Internal",
+    "InvalidArgument", "NotFound", "PermissionDenied", "RegionRows", "ResourceExhausted", "Retry", "Routing", "Session", "Stages",
+    "Stream", "Tls", "Unauthenticated", "Unavailable", "Unimplemented", "from_bf16", "to_bf16",
 ]  # fmt: skip

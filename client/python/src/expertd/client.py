@@ -15,6 +15,7 @@ from .channel import Tls, Token, metadata_of, open_channels
 from .errors import Cancelled, DeadlineExceeded, ExpertdError, NotFound, from_rpc
 from .messages import HEALTH_CHECK, SERVICE, Answer, Request, cancel_bytes, health_request, is_serving
 from .retry import Retry, RetryBudget
+from .session import Session
 from .v1 import expertd_pb2 as pb
 
 
@@ -48,6 +49,10 @@ class Client:
         """A pipelined stream. `max_in_flight`: default what the server takes."""
         limit = max_in_flight or self.server_info().max_in_flight_per_stream
         return Stream(self._channel(), metadata_of(self._token), limit)
+
+    def session(self) -> Session:
+        """The same-host fast lane (session.py): regions in the server's device memory."""
+        return Session(self._channel(), metadata_of(self._token))
 
     def layers(self, timeout: Optional[float] = 10) -> List[Any]:
         """expertd.v1.Layer messages: every layer the server knows."""

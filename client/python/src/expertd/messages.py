@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 import numpy as np
 
 from .errors import ExpertdError, from_stream
-from .rows import Payload, pack_routing, pack_rows
+from .rows import Payload, RegionRows, pack_routing, pack_rows
 from .v1 import expertd_pb2 as pb
 
 SERVICE = "/expertd.v1.Expertd/"
@@ -84,13 +84,18 @@ class Request:
         traceparent: str = "",
         expected_fingerprint: str = "",
     ) -> None:
-        self.payload: Payload = pack_rows(rows, dtype)
+        self.region: Optional[RegionRows] = rows if isinstance(rows, RegionRows) else None
+        self.payload: Payload = self.region.payload if self.region else pack_rows(rows, dtype)
         if output_dtype not in (None, *_WIRE):
             raise ValueError(f"output_dtype={output_dtype!r}: f32 or bf16")
         self.head = pb.ForwardRequest(
             model=model, layer=layer, rows=self.payload.rows, dtype=_WIRE[self.payload.dtype],
             return_routing=return_routing, priority=priority, traceparent=traceparent, expected_fingerprint=expected_fingerprint,
         )  # fmt: skip
+        if self.region is not None:
+            self.head.region.handle = self.region.region.handle
+            self.head.region.input_offset = self.region.input_offset
+            self.head.region.output_offset = self.region.output_offset
         if output_dtype is not None:
             self.head.output_dtype = _WIRE[output_dtype]
         if shared_expert is not None:
@@ -118,6 +123,8 @@ class Request:
         return b"".join((_field(_FORWARD, sum(len(part) for part in parts)), *parts))
 
     def _parts(self) -> Tuple[Any, ...]:
+        if self.region is not None:
+            return (self.head.SerializeToString(),)
         data = self.payload.data
         return (self.head.SerializeToString(), _field(_HIDDEN_STATES, len(data)), data)
 

@@ -6,6 +6,7 @@
 | numpy uint16 with dtype="bf16"          | bf16                 | numpy uint16 (f32 asked for: float32)  |
 | numpy of ml_dtypes.bfloat16             | bf16                 | ml_dtypes.bfloat16 (or float32)        |
 | torch float32, bfloat16, on any device  | as it is (dtype)     | torch, same device                     |
+| RegionRows                              | only where they are  | None: it is in the region              |
 """
 from __future__ import annotations
 
@@ -37,6 +38,24 @@ class Payload:
     @property
     def rows(self) -> int:
         return int(np.prod(self.shape[:-1], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class RegionRows:
+    """In place of rows: [..., hidden] of `dtype` at `input_offset` of the region, outputs at `output_offset`. Both are multiples of
+    64, and the ranges are apart. The memory is the server's until the request is answered; Answer.output is None."""
+
+    region: Any  # DeviceRegion, or what has its handle
+    shape: Tuple[int, ...]
+    dtype: str = "bf16"
+    input_offset: int = 0
+    output_offset: int = 0
+
+    @property
+    def payload(self) -> Payload:
+        if self.dtype not in (F32, BF16) or len(self.shape) < 2:
+            raise ValueError(f"rows: shape {self.shape} of {self.dtype}, expected [..., hidden] of f32 or bf16")
+        return Payload(memoryview(b""), self.dtype, tuple(self.shape), lambda data, wire, shape: None)
 
 
 def _is_torch(array: Any) -> bool:
