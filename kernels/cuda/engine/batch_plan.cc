@@ -167,6 +167,7 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
   const LayerSpec& spec = layer.spec();
   const std::int64_t size = BitsOf(chunk.dtype) / 8, d = spec.hidden_size, slots = chunk.slots();
   ChunkMemory memory;
+  memory.base = scratch.Take<std::byte>(0);
   memory.control = PlaceControl(chunk, scratch);
   memory.control_bytes = scratch.used();
   memory.x = scratch.Take<std::byte>(chunk.n * d * size);

@@ -71,8 +71,9 @@ ChunkRouting PlaceRouting(const Chunk& chunk, std::int64_t k, Scratch& scratch);
 
 // Everything of a chunk in device memory.
 struct ChunkMemory {
+  std::byte* base = nullptr;  // of the workspace: the control lies there
   ChunkControl control;
-  std::int64_t control_bytes = 0;  // at the workspace's beginning
+  std::int64_t control_bytes = 0;
   ChunkRouting routing;
   std::byte* x = nullptr;          // [n, D], behind the control: so that one copy brings both
   std::int64_t routing_bytes = 0;  // from routing.ids on

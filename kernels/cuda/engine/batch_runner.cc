@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <iterator>
 #include <utility>
 
@@ -21,19 +20,6 @@ namespace {
 
 constexpr std::int64_t kStagingBytes = 16LL << 20;
 
-std::int64_t AddressOf(const void* data) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data)); }
-
-bool WantsRouting(const Piece& piece) {
-  return piece.segment->k == 0 && (piece.segment->routed_ids != nullptr || piece.segment->routed_weights != nullptr);
-}
-
-const std::byte* InputOf(const Piece& piece, std::int64_t d) {
-  return static_cast<const std::byte*>(piece.segment->input) + piece.first * BytesOf(piece.segment->input_dtype, d);
-}
-std::byte* OutputOf(const Piece& piece, std::int64_t d) {
-  return static_cast<std::byte*>(piece.segment->output) + piece.first * BytesOf(piece.segment->output_dtype, d);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t max_rows, std::int64_t workspace_bytes,
@@ -49,14 +35,15 @@ absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t ma
   auto stream = OwnedStream::Create();
   if (!stream.ok()) return stream.status();
   runner->stream_ = *std::move(stream);
+  auto staging = ChunkStaging::Create(kStagingBytes);
+  if (!staging.ok()) return staging.status();
+  runner->staging_ = *std::move(staging);
   const auto allocate = [](Memory& memory, MemoryKind kind, std::int64_t bytes, absl::string_view what) {
     auto allocated = Memory::Allocate(kind, bytes, what);
     if (allocated.ok()) memory = *std::move(allocated);
     return allocated.status();
   };
   absl::Status status = allocate(runner->workspace_, MemoryKind::kDevice, workspace_bytes, "workspace");
-  if (status.ok()) status = allocate(runner->staging_in_, MemoryKind::kPinned, kStagingBytes, "staging of inputs");
-  if (status.ok()) status = allocate(runner->staging_out_, MemoryKind::kPinned, kStagingBytes, "staging of outputs");
   if (status.ok()) status = allocate(runner->stamps_, MemoryKind::kPinned, 4 * sizeof(std::uint64_t), "time stamps");
   if (!status.ok()) return status;
   for (OwnedEvent& mark : runner->marks_) {
@@ -66,6 +53,9 @@ absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t ma
   }
   return runner;
 }
+
+const BatchRunner::Step BatchRunner::kComputing[3] = {&BatchRunner::Route, &BatchRunner::RunExperts,
+                                                      &BatchRunner::Combine};
 
 absl::Status BatchRunner::CheckFits(const CudaLayer& layer) const {
   for (const std::int64_t k : {std::int64_t{0}, kMaxExpertsPerToken}) {
@@ -107,10 +97,10 @@ absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, S
   const auto began = std::chrono::steady_clock::now();
   Scratch scratch(workspace_.data());
   const ChunkMemory memory = PlaceChunk(layer, chunk, scratch);
-  FillTables(layer, chunk, memory);
+  staging_.FillTables(layer, chunk, memory);
   const absl::StatusOr<Seconds> seconds = chunk.recorded ? Replay(layer, chunk, memory) : Enqueue(layer, chunk, memory);
   if (!seconds.ok()) return seconds.status();
-  Answer(layer, chunk);
+  staging_.Answer(layer, chunk);
   const std::chrono::duration<double> all = std::chrono::steady_clock::now() - began;
   // What the device did not stamp is the way there and back.
   const auto [route, gemm, combine, stage_out] = *seconds;
@@ -125,14 +115,16 @@ absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, S
 // Copies, kernels, copies.
 absl::StatusOr<BatchRunner::Seconds> BatchRunner::Enqueue(const CudaLayer& layer, const Chunk& chunk,
                                                           const ChunkMemory& memory) {
-  constexpr Step kSteps[] = {&BatchRunner::StageIn, &BatchRunner::Route, &BatchRunner::RunExperts,
-                             &BatchRunner::Combine, &BatchRunner::StageOut};
-  absl::Status status;
-  for (std::size_t i = 0; i < std::size(kSteps) && status.ok(); ++i) {
-    status = (this->*kSteps[i])(layer, chunk, memory);
-    if (status.ok()) status = marks_[i].Record(stream_.get());
+  std::size_t mark = 0;
+  absl::Status status = staging_.CopyIn(layer, chunk, memory, stream());
+  if (status.ok()) status = marks_[mark++].Record(stream_.get());
+  for (const Step step : kComputing) {
+    if (status.ok()) status = (this->*step)(layer, chunk, memory);
+    if (status.ok()) status = marks_[mark++].Record(stream_.get());
   }
-  if (status.ok()) status = marks_.back().Wait();
+  if (status.ok()) status = staging_.CopyOut(layer, chunk, memory, stream());
+  if (status.ok()) status = marks_[mark].Record(stream_.get());
+  if (status.ok()) status = marks_[mark].Wait();
   Seconds seconds;
   for (std::size_t i = 0; i < seconds.size() && status.ok(); ++i) {
     const absl::StatusOr<double> stage = OwnedEvent::Seconds(marks_[i], marks_[i + 1]);
@@ -146,14 +138,14 @@ absl::StatusOr<BatchRunner::Seconds> BatchRunner::Enqueue(const CudaLayer& layer
 // One graph, in which kernels do the copies' work, too.
 absl::StatusOr<BatchRunner::Seconds> BatchRunner::Replay(const CudaLayer& layer, const Chunk& chunk,
                                                          const ChunkMemory& memory) {
-  constexpr Step kSteps[] = {&BatchRunner::StageRows, &BatchRunner::Route, &BatchRunner::RunExperts,
-                             &BatchRunner::Combine};
   auto* const stamps = reinterpret_cast<std::uint64_t*>(stamps_.data());
   const auto enqueue = [&] {
-    absl::Status status;
-    for (std::size_t i = 0; i < std::size(kSteps) && status.ok(); ++i) {
-      status = (this->*kSteps[i])(layer, chunk, memory);
-      if (status.ok()) status = FromCuda(LaunchStamp(stamps + i, stream_.get()), "stamp");
+    std::uint64_t* stamp = stamps;
+    absl::Status status = staging_.FetchRows(layer, chunk, memory, stream());
+    if (status.ok()) status = FromCuda(LaunchStamp(stamp++, stream_.get()), "stamp");
+    for (const Step step : kComputing) {
+      if (status.ok()) status = (this->*step)(layer, chunk, memory);
+      if (status.ok()) status = FromCuda(LaunchStamp(stamp++, stream_.get()), "stamp");
     }
     return status;
   };
@@ -164,97 +156,14 @@ absl::StatusOr<BatchRunner::Seconds> BatchRunner::Replay(const CudaLayer& layer,
                                      .shared_rows = chunk.shared_rows,
                                      .kc = chunk.kc},
                                     stream(), enqueue);
-  if (status.ok()) status = StageRoutingOut(chunk, memory);
+  if (status.ok()) status = staging_.CopyRouting(chunk, memory, stream());
   if (status.ok()) status = WaitFor(stream_.get());
   if (!status.ok()) return status;
   Seconds seconds = {};
-  for (std::size_t i = 0; i + 1 < std::size(kSteps); ++i) {
+  for (std::size_t i = 0; i < std::size(kComputing); ++i) {
     seconds[i] = 1e-9 * static_cast<double>(stamps[i + 1] - stamps[i]);
   }
   return seconds;
-}
-
-// Also moves the rows of a recorded chunk that kernels cannot reach to where they can.
-void BatchRunner::FillTables(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) const {
-  const std::int64_t d = layer.spec().hidden_size;
-  Scratch scratch(staging_in_.data());
-  const ChunkControl control = PlaceControl(chunk, scratch);
-  std::byte *staged_in = staging_in_.data() + memory.control_bytes,
-            *staged_out = staging_out_.data() + memory.routing_bytes;
-  std::int32_t shared = 0;
-  for (const Piece& piece : chunk.pieces) {
-    const Segment& segment = *piece.segment;
-    const bool wants_shared = segment.shared_expert && layer.shared().count > 0;
-    const std::int64_t in_bytes = BytesOf(segment.input_dtype, d), out_bytes = BytesOf(segment.output_dtype, d);
-    const std::byte* in = InputOf(piece, d);
-    std::byte* out = chunk.recorded ? OutputOf(piece, d) : memory.out + piece.out_place;
-    if (chunk.recorded && piece.staged) {
-      std::memcpy(staged_in, in, static_cast<std::size_t>(piece.in_bytes(d)));
-      in = std::exchange(staged_in, staged_in + Aligned(piece.in_bytes(d)));
-      out = std::exchange(staged_out, staged_out + Aligned(piece.out_bytes(d)));
-    }
-    for (std::int64_t i = 0; i < piece.rows; ++i) {
-      const std::int64_t row = piece.row + i;
-      if (chunk.recorded) control.in_row[row] = AddressOf(in + i * in_bytes);
-      control.out_row[row] = AddressOf(out + i * out_bytes) + (segment.output_dtype == DType::kBF16 ? 1 : 0);
-      control.shared_row[row] = wants_shared ? shared : -1;
-      if (wants_shared) control.shared_list[shared++] = static_cast<std::int32_t>(row);
-      if (segment.k == 0) continue;
-      const std::int64_t to = (row - chunk.routed_rows) * chunk.kc, from = (piece.first + i) * segment.k;
-      std::copy_n(segment.topk_ids + from, segment.k, control.given_ids + to);
-      std::copy_n(segment.topk_weights + from, segment.k, control.given_weights + to);
-      std::fill(control.given_ids + to + segment.k, control.given_ids + to + chunk.kc, -1);
-      std::fill(control.given_weights + to + segment.k, control.given_weights + to + chunk.kc, 0.0f);
-    }
-  }
-  for (std::int64_t row = chunk.live; row < chunk.n; ++row) {
-    control.in_row[row] = control.out_row[row] = 0;
-    control.shared_row[row] = -1;
-  }
-  control.shared_offsets[0] = 0;
-  control.shared_offsets[1] = shared;
-  control.live[0] = static_cast<std::int32_t>(chunk.live);
-}
-
-// Of a recorded chunk: one kernel fetches tables and rows.
-absl::Status BatchRunner::StageRows(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
-  const std::int64_t row_bytes = BytesOf(chunk.dtype, layer.spec().hidden_size);
-  Scratch scratch(staging_in_.data());
-  const StageRowsLaunch launch = {.from = staging_in_.data(),
-                                  .to = workspace_.data(),
-                                  .bytes = memory.control_bytes,
-                                  .n = chunk.n,
-                                  .row_bytes = row_bytes,
-                                  .vectorised = row_bytes % 16 == 0,
-                                  .in_row = PlaceControl(chunk, scratch).in_row,
-                                  .x = memory.x};
-  return FromCuda(LaunchStageRows(launch, stream_.get()), "rows");
-}
-
-// Tables and the small segments behind them in one copy, large ones from where they lie.
-absl::Status BatchRunner::StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
-  const std::int64_t d = layer.spec().hidden_size, row_bytes = BytesOf(chunk.dtype, d);
-  // What is staged and not copied yet, [from, at), and where it goes: at first the tables.
-  std::byte *from = staging_in_.data(), *at = from + memory.control_bytes, *to = workspace_.data();
-  const auto copy_staged = [&] {
-    absl::Status status = Copy(to, from, at - from, stream_.get());
-    from = at;
-    return status;
-  };
-  for (const Piece& piece : chunk.pieces) {
-    std::byte* const rows = memory.x + piece.row * row_bytes;
-    const std::int64_t bytes = piece.in_bytes(d);
-    if (piece.staged) {
-      if (from == at) to = rows;
-      std::memcpy(at, InputOf(piece, d), static_cast<std::size_t>(bytes));
-      at += bytes;
-      continue;
-    }
-    absl::Status status = copy_staged();
-    if (status.ok()) status = Copy(rows, InputOf(piece, d), bytes, stream_.get());
-    if (!status.ok()) return status;
-  }
-  return copy_staged();
 }
 
 absl::Status BatchRunner::Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
@@ -386,54 +295,6 @@ absl::Status BatchRunner::Combine(const CudaLayer& layer, const Chunk& chunk, co
                                     .shared_gate = layer.shared_gate() == nullptr ? nullptr : memory.shared_gate,
                                     .out_row = memory.control.out_row};
   return FromCuda(LaunchCombineRows(launch, stream_.get()), "combine");
-}
-
-absl::Status BatchRunner::StageRoutingOut(const Chunk& chunk, const ChunkMemory& memory) {
-  if (std::none_of(chunk.pieces.begin(), chunk.pieces.end(), WantsRouting)) return absl::OkStatus();
-  return Copy(staging_out_.data(), memory.routing.ids, memory.routing_bytes, stream_.get());
-}
-
-absl::Status BatchRunner::StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
-  const std::int64_t d = layer.spec().hidden_size;
-  absl::Status status = StageRoutingOut(chunk, memory);
-  std::byte* at = staging_out_.data() + memory.routing_bytes;
-  for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
-    const Piece& first = chunk.pieces[i];
-    const std::byte* const from = memory.out + first.out_place;
-    if (!first.staged) {
-      status = Copy(OutputOf(first, d), from, first.out_bytes(d), stream_.get());
-      ++i;
-      continue;
-    }
-    while (i < chunk.pieces.size() && chunk.pieces[i].staged) ++i;
-    const std::int64_t end = i < chunk.pieces.size() ? chunk.pieces[i].out_place : chunk.out_bytes;
-    status = Copy(at, from, end - first.out_place, stream_.get());
-    at += end - first.out_place;
-  }
-  return status;
-}
-
-// What lies in the staging buffer, to its callers.
-void BatchRunner::Answer(const CudaLayer& layer, const Chunk& chunk) const {
-  const std::int64_t d = layer.spec().hidden_size, k = layer.spec().experts_per_token;
-  Scratch scratch(staging_out_.data());
-  const ChunkRouting routing = PlaceRouting(chunk, k, scratch);
-  const std::byte* at = staging_out_.data() + scratch.used();
-  for (const Piece& piece : chunk.pieces) {
-    if (piece.staged) {
-      const std::int64_t bytes = piece.out_bytes(d);
-      std::memcpy(OutputOf(piece, d), at, static_cast<std::size_t>(bytes));
-      at += Aligned(bytes);
-    }
-    if (!WantsRouting(piece)) continue;
-    const Segment& segment = *piece.segment;
-    if (segment.routed_ids != nullptr) {
-      std::copy_n(routing.ids + piece.row * k, piece.rows * k, segment.routed_ids + piece.first * k);
-    }
-    if (segment.routed_weights != nullptr) {
-      std::copy_n(routing.weights + piece.row * k, piece.rows * k, segment.routed_weights + piece.first * k);
-    }
-  }
 }
 
 }  // namespace expertd::cuda

@@ -11,6 +11,7 @@
 #include "kernels/cuda/engine/batch_plan.h"
 #include "kernels/cuda/engine/batched_experts.h"
 #include "kernels/cuda/engine/chunk_graphs.h"
+#include "kernels/cuda/engine/chunk_staging.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
 #include "kernels/cuda/engine/own_memory.h"
@@ -22,8 +23,7 @@ namespace expertd::cuda {
 class BatchRunner {
  public:
   // `max_rows` rows are computed together, fewer where `workspace_bytes` do not hold them. The batched path takes half
-  // of these bytes for itself.
-  // `own`, which must outlive it, knows what memory kernels may use where it lies.
+  // of these bytes for itself. `own`, which must outlive it, knows what memory kernels may use where it lies.
   static absl::StatusOr<std::unique_ptr<BatchRunner>> Create(std::int64_t max_rows, std::int64_t workspace_bytes,
                                                              ExpertPath path, const OwnMemory& own);
 
@@ -48,18 +48,13 @@ class BatchRunner {
   absl::Status RunChunk(const CudaLayer& layer, const Chunk& chunk, StageTimes& times);
   absl::StatusOr<Seconds> Enqueue(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::StatusOr<Seconds> Replay(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
-  absl::Status StageIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunBatched(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunShared(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
-  absl::Status StageRoutingOut(const Chunk& chunk, const ChunkMemory& memory);
-  absl::Status StageOut(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
-  void Answer(const CudaLayer& layer, const Chunk& chunk) const;
-  void FillTables(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) const;
-  absl::Status StageRows(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  static const Step kComputing[3];  // route, experts, combine
   Stream stream() const { return {stream_.get()}; }
 
   const OwnMemory& own_;
@@ -68,9 +63,9 @@ class BatchRunner {
   Memory workspace_;
   ChunkGraphs graphs_;                       // of this workspace
   std::unique_ptr<BatchedExperts> batched_;  // null unless that is the engine's path
-  Memory staging_in_, staging_out_;          // page-locked
-  Memory stamps_;                            // page-locked: when the steps of a recorded chunk ended, ns
-  std::array<OwnedEvent, 5> marks_;          // behind the steps of another
+  ChunkStaging staging_;
+  Memory stamps_;                    // page-locked: when the steps of a recorded chunk ended, ns
+  std::array<OwnedEvent, 5> marks_;  // behind the steps of another
 };
 
 }  // namespace expertd::cuda
