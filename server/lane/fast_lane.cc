@@ -89,6 +89,9 @@ absl::StatusOr<NewRegion> LaneSession::CreateOnDevice(const RegionWish& wish, st
     return absl::FailedPreconditionError(
         "create_region.memory: this server offers no device memory (--fast-lane-device-mib)");
   }
+  if (lane_.engine_.info().device_uuid.empty()) {
+    return absl::UnimplementedError("create_region.memory: this engine computes in host memory");
+  }
   // The server's threads cannot look at a ring there.
   if (wish.ring_slots > 0) {
     return absl::InvalidArgumentError(absl::StrCat("create_region.ring_slots: ", wish.ring_slots,

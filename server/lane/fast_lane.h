@@ -82,7 +82,8 @@ class LaneSession {
   LaneSession& operator=(const LaneSession&) = delete;
 
   // InvalidArgument naming field, value and limit; ResourceExhausted: the session's limits, all sessions' budget, or
-  // the machine's. On the device also FailedPrecondition: the server offers none; and Engine::ExportMemory's.
+  // the machine's. On the device also FailedPrecondition: the server offers none; Unimplemented: its engine has
+  // none; and Engine::ExportMemory's.
   absl::StatusOr<NewRegion> CreateRegion(const RegionWish& wish);
 
   // Messages of the ring go to `handler` until StopRing, or until the session ends.

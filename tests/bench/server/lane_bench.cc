@@ -14,16 +14,17 @@
 //   tcp-device, ring-device, ring-device-spin     as their namesakes, rows in device memory (CUDA IPC)
 //
 // Servers that spin let their scheduler's threads spin as well (--busy-poll-us).
-// `rest` is then what a request takes beside the layer's own stages (route, gemm, combine). The bits of all ways are
-// compared with those of tcp.
+// `rest` is then what a request takes beside the layer's own stages (route, gemm, combine), and beside it stand its
+// parts; `beyond` is what the server does not see. The bits of all ways are compared with those of tcp.
 //
 //   lane_bench [--rows N] [--rounds N] [--window-ms N] [--spin-us N] [--device cuda:N] [--like MODEL]
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,19 @@ struct Flags {
   bool computes() const { return device != "null"; }
 };
 
+// Of a request's time, microseconds.
+struct Part {
+  const char* name;
+  double (*of)(double passed, const v1::StageMicros& stages);
+};
+constexpr Part kParts[] = {
+    {"rest", [](double passed, const v1::StageMicros& s) { return passed - s.route() - s.gemm() - s.combine(); }},
+    {"decode", [](double, const v1::StageMicros& s) { return double{s.decode()}; }},
+    {"queue", [](double, const v1::StageMicros& s) { return double{s.queue()}; }},
+    {"stage in", [](double, const v1::StageMicros& s) { return double{s.stage_in()}; }},
+    {"out", [](double, const v1::StageMicros& s) { return double{s.stage_out()}; }},
+    {"beyond", [](double passed, const v1::StageMicros& s) { return passed - s.total(); }}};
+
 // One way into a server, ready to go.
 struct Way {
   std::string name;
@@ -66,7 +80,8 @@ struct Way {
   std::unique_ptr<client::SharedSession> session;
   std::unique_ptr<client::SharedRegion> host;
   std::unique_ptr<testing::MappedRegion> mapped;
-  std::vector<double> p50, p99, rest;  // by round
+  std::vector<double> p50, p99;                              // by round
+  std::array<std::vector<double>, std::size(kParts)> parts;  // likewise, p50
 };
 
 absl::Status PlaceRows(Way& way, std::chrono::microseconds spin) {
@@ -97,13 +112,15 @@ absl::Status PlaceRows(Way& way, std::chrono::microseconds spin) {
 
 // Of one window, nanoseconds.
 struct Times {
-  client::Histogram latency, rest;
+  client::Histogram latency;
+  std::array<client::Histogram, std::size(kParts)> parts;
 
   void Add(std::chrono::nanoseconds passed, const v1::ForwardResponse& response) {
-    const v1::StageMicros& stages = response.result().stages();
-    const double layer = 1000.0 * (stages.route() + stages.gemm() + stages.combine());
     latency.Add(passed.count());
-    rest.Add(std::max<std::int64_t>(0, passed.count() - static_cast<std::int64_t>(layer)));
+    const double microseconds = std::chrono::duration<double, std::micro>(passed).count();
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      parts[i].Add(static_cast<std::int64_t>(1000 * kParts[i].of(microseconds, response.result().stages())));
+    }
   }
 };
 
@@ -172,14 +189,18 @@ absl::Status Measure(Way& way, const Flags& flags) {
   if (!status.ok()) return absl::Status(status.code(), absl::StrCat(way.name, ": ", status.message()));
   way.p50.push_back(static_cast<double>(times->latency.Percentile(0.5)) / 1000);
   way.p99.push_back(static_cast<double>(times->latency.Percentile(0.99)) / 1000);
-  way.rest.push_back(static_cast<double>(times->rest.Percentile(0.5)) / 1000);
+  for (std::size_t i = 0; i < way.parts.size(); ++i) {
+    way.parts[i].push_back(static_cast<double>(times->parts[i].Percentile(0.5)) / 1000);
+  }
   return absl::OkStatus();
 }
 
-void Print(const Way& way, bool rest) {
+void Print(const Way& way, bool parts) {
   absl::PrintF("%-16s %9.1f   %6.1f to %6.1f %9.1f", way.name, Quantile(way.p50, 0.5), Quantile(way.p50, 0.25),
                Quantile(way.p50, 0.75), Quantile(way.p99, 0.5));
-  if (rest) absl::PrintF(" %9.1f", Quantile(way.rest, 0.5));
+  for (const std::vector<double>& part : way.parts) {
+    if (parts) absl::PrintF(" %9.1f", Quantile(part, 0.5));
+  }
   absl::PrintF("\n");
 }
 
@@ -235,7 +256,9 @@ absl::Status Run(const Flags& flags, const std::string& checkpoint) {
   }
   absl::PrintF("%d rows x %d bf16 on %s, %d rounds of %d ms, microseconds\n", flags.rows, layer->hidden_size(),
                flags.device, flags.rounds, flags.window_ms);
-  absl::PrintF("%-16s %9s   %-16s %9s %9s\n", "way", "p50", "quartiles", "p99", flags.computes() ? "rest" : "");
+  absl::PrintF("%-16s %9s   %-16s %9s", "way", "p50", "quartiles", "p99");
+  for (const Part& part : kParts) absl::PrintF(" %9s", flags.computes() ? part.name : "");
+  absl::PrintF("\n");
   for (const Way& way : ways) Print(way, flags.computes());
   return absl::OkStatus();
 }
