@@ -71,6 +71,7 @@ absl::StatusOr<NewRegion> LaneSession::CreateOnHost(const RegionWish& wish, std:
   absl::StatusOr<std::shared_ptr<Region>> region =
       Region::Create(lane_.budget_, rows_offset + static_cast<std::size_t>(wish.bytes), rows_offset);
   if (!region.ok()) return region.status();
+  (*region)->PinFor(lane_.engine_);
 
   NewRegion made = {.region = *std::move(region), .socket = lane_.handoff_->path()};
   if (wish.ring_slots > 0) {

@@ -51,6 +51,9 @@ class Region : public std::enable_shared_from_this<Region> {
                                                                 std::size_t bytes);
   ~Region();
 
+  // Of a memory file, before others see the region: batches of the engine use rows where they lie, if it can do that.
+  void PinFor(Engine& engine) { pinned_ = engine.PinHostMemory(data(), size()); }
+
   std::uint64_t handle() const { return handle_; }
   std::byte* data() const { return data_; }  // on_device: an address there
   std::size_t size() const { return size_; }
@@ -79,7 +82,8 @@ class Region : public std::enable_shared_from_this<Region> {
   std::byte* const data_;
   const std::size_t size_;
   const std::size_t rows_offset_;
-  const std::uint64_t handle_;  // random: who does not know it cannot use the region
+  const std::uint64_t handle_;    // random: who does not know it cannot use the region
+  std::shared_ptr<void> pinned_;  // null: not
 };
 
 // The regions of all open sessions. Thread-safe.

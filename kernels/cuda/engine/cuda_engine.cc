@@ -92,6 +92,19 @@ class CudaEngine final : public Engine {
 
   absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) override { return row_pool_.Acquire(bytes); }
 
+  std::shared_ptr<void> PinHostMemory(std::byte* data, std::size_t bytes) override {
+    if (!Lost().ok() || !cuda::UseDevice(device_).ok()) return nullptr;
+    if (cudaHostRegister(data, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped) != cudaSuccess) {
+      cudaGetLastError();
+      return nullptr;
+    }
+    own_->Add(data, bytes);
+    return {data, [own = own_](std::byte* pinned) {
+              own->Remove(pinned);
+              cudaHostUnregister(pinned);
+            }};
+  }
+
   absl::StatusOr<ExportedMemory> ExportMemory(std::size_t bytes) override {
     if (absl::Status status = Lost(); !status.ok()) return status;
     return cuda::Export(device_, bytes);
