@@ -160,7 +160,7 @@ class Engine {
   // `bytes` (a multiple of kExportedMultiple, not 0) of zeroed device memory. Blocks. Unimplemented: the engine
   // computes in host memory; ResourceExhausted: the device has no more; FailedPrecondition: the machine does not export
   // memory; Internal: the device is lost.
-  virtual absl::StatusOr<ExportedMemory> ExportMemory(std::size_t bytes) {
+  virtual absl::StatusOr<ExportedMemory> ExportMemory(std::size_t /*bytes*/) {
     return absl::UnimplementedError("this engine computes in host memory, it has no device memory to export");
   }
 

@@ -257,7 +257,9 @@ absl::Status Run(const Flags& flags, const std::string& checkpoint) {
   absl::PrintF("%d rows x %d bf16 on %s, %d rounds of %d ms, microseconds\n", flags.rows, layer->hidden_size(),
                flags.device, flags.rounds, flags.window_ms);
   absl::PrintF("%-16s %9s   %-16s %9s", "way", "p50", "quartiles", "p99");
-  for (const Part& part : kParts) absl::PrintF(" %9s", flags.computes() ? part.name : "");
+  for (const Part& part : kParts) {
+    if (flags.computes()) absl::PrintF(" %9s", part.name);
+  }
   absl::PrintF("\n");
   for (const Way& way : ways) Print(way, flags.computes());
   return absl::OkStatus();
