@@ -26,10 +26,44 @@ if(EXPERTD_SANITIZER)
   endif()
 endif()
 
-# expertd_library(<name> [SHARED] SOURCES ... [PUBLIC libs...] [PRIVATE libs...]): a library `name`, static unless it says so, alias
-# expertd::<name without "expertd_">.
+# expertd_precompile(<target> <set>): `target` finds the third-party headers of expertd_headers_<set> compiled. Only Clang gains by
+# that (3 of 5 s of CPU for a file at -O0; GCC 0.7 of 6), so a preset that wants it says so. Our own headers stay out: whether a file includes
+# what it uses of ours still shows. A source with flags of its own (-O1, -mavx2) needs SKIP_PRECOMPILE_HEADERS.
+option(EXPERTD_PRECOMPILE "Precompile third-party headers: for Clang" OFF)
+set(expertd_headers_plain
+  <algorithm> <array> <atomic> <chrono> <condition_variable> <deque> <fstream> <functional> <map> <memory> <mutex> <optional> <random>
+  <string> <thread> <utility> <variant> <vector>
+  <absl/container/flat_hash_map.h> <absl/status/statusor.h> <absl/strings/str_cat.h> <absl/strings/str_format.h>
+  <absl/strings/str_join.h> <absl/strings/str_split.h> <absl/time/time.h> <absl/types/span.h>
+  <nlohmann/json.hpp>)
+set(expertd_headers_grpc ${expertd_headers_plain}
+  <google/protobuf/descriptor.pb.h> <google/protobuf/map_field_inl.h> <google/protobuf/map_entry.h>
+  <grpcpp/generic/async_generic_service.h> <grpcpp/grpcpp.h> <grpcpp/impl/codegen/proto_utils.h> <grpcpp/support/server_callback.h>
+  <prometheus/registry.h>)  # not CLI11, whose globals every file would then compile: 4 s
+set(expertd_headers_test ${expertd_headers_plain} <gmock/gmock.h> <gtest/gtest.h>)
+if(EXPERTD_PRECOMPILE)
+  file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/precompiled.cc CONTENT "// what the headers are compiled for")
+  foreach(set plain grpc test)
+    add_library(expertd_headers_${set} OBJECT ${PROJECT_BINARY_DIR}/precompiled.cc)
+    target_link_libraries(expertd_headers_${set} PRIVATE expertd_options)
+    target_precompile_headers(expertd_headers_${set} PRIVATE ${expertd_headers_${set}})
+  endforeach()
+  # The flags must be those of the targets that use them: libraries', tests'. gRPC brings -pthread to some of them.
+  set_target_properties(expertd_headers_plain expertd_headers_grpc PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_compile_options(expertd_headers_grpc PRIVATE -pthread)
+  target_compile_options(expertd_headers_test PRIVATE -pthread -O0)
+  target_link_libraries(expertd_headers_test PRIVATE GTest::gmock)
+endif()
+function(expertd_precompile target set)
+  if(EXPERTD_PRECOMPILE)
+    target_precompile_headers(${target} REUSE_FROM expertd_headers_${set})
+  endif()
+endfunction()
+
+# expertd_library(<name> [SHARED] SOURCES ... [PUBLIC libs...] [PRIVATE libs...] [PRECOMPILED set]): a library `name`, static unless
+# it says so, alias expertd::<name without "expertd_">. PRECOMPILED: a set of expertd_precompile, else `plain`.
 function(expertd_library name)
-  cmake_parse_arguments(ARG "SHARED" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  cmake_parse_arguments(ARG "SHARED" "PRECOMPILED" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
   set(type STATIC)
   if(ARG_SHARED)
     set(type SHARED)
@@ -41,6 +75,10 @@ function(expertd_library name)
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON DEFINE_SYMBOL "")
   target_link_libraries(${name} PUBLIC ${ARG_PUBLIC} PRIVATE $<BUILD_INTERFACE:expertd_options> ${ARG_PRIVATE})
   target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+  if(NOT ARG_PRECOMPILED)
+    set(ARG_PRECOMPILED plain)
+  endif()
+  expertd_precompile(${name} ${ARG_PRECOMPILED})
 endfunction()
 
 # expertd_test(<name> SOURCES ... LIBS ... [LABELS ...] [TIMEOUT s] [ARGS ...]): a GoogleTest program, registered with ctest.
@@ -53,7 +91,8 @@ function(expertd_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS;LABELS;ARGS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE expertd_options ${ARG_LIBS} GTest::gmock GTest::gtest_main)
-  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O0>)
+  target_compile_options(${name} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-O0;-pthread>")
+  expertd_precompile(${name} test)
   target_compile_definitions(${name} PRIVATE EXPERTD_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data"
                                              EXPERTD_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
   if(NOT ARG_TIMEOUT)
