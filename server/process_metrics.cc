@@ -23,14 +23,14 @@ struct Reading {
   std::optional<double> value;
 };
 
-double Seconds(const timeval& time) {
+double SecondsOf(const timeval& time) {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
 }
 
 std::optional<double> CpuSeconds() {
   rusage usage;
   if (getrusage(RUSAGE_SELF, &usage) != 0) return std::nullopt;
-  return Seconds(usage.ru_utime) + Seconds(usage.ru_stime);
+  return SecondsOf(usage.ru_utime) + SecondsOf(usage.ru_stime);
 }
 
 std::optional<double> ResidentBytes() {

@@ -8,6 +8,9 @@ class App;
 
 namespace expertd {
 
+// What main does: all of the subcommands below. Gives the exit code.
+int RunCommandLine(int argc, char** argv);
+
 // `expertd serve`: every exit code there is.
 void AddServeCommand(CLI::App& app, int* exit_code);
 

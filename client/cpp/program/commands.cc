@@ -48,4 +48,24 @@ int Complain(const absl::Status& status, int exit_code) {
   return exit_code;
 }
 
+int RunCommandLine(int argc, char** argv) {
+  CLI::App app("Looks at, calls and load-tests an expertd server.", "expertd-client");
+  app.footer(
+      "Exit codes: 0 ok, 1 a request or a check failed, 2 wrong flags or an unusable input file, 3 no server answers.");
+  app.require_subcommand(1);
+  int exit_code = kExitOk;
+  AddStatusCommand(app, &exit_code);
+  AddForwardCommand(app, &exit_code);
+  AddBenchCommand(app, &exit_code);
+  AddAdminCommands(app, &exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const bool help = error.get_exit_code() == 0;
+    app.exit(error);
+    return help ? kExitOk : kExitUsage;
+  }
+  return exit_code;
+}
+
 }  // namespace expertd::client

@@ -17,6 +17,9 @@ inline constexpr int kExitFailed = 1;       // a request failed, or a check did
 inline constexpr int kExitUsage = 2;        // wrong flags or an unusable input file
 inline constexpr int kExitUnreachable = 3;  // no expertd answers at the endpoint
 
+// What main does: all of the subcommands below. Gives the exit code.
+int RunCommandLine(int argc, char** argv);
+
 void AddStatusCommand(CLI::App& app, int* exit_code);
 void AddForwardCommand(CLI::App& app, int* exit_code);
 void AddBenchCommand(CLI::App& app, int* exit_code);
