@@ -36,10 +36,10 @@ ForwardPlan Plan(const FusedMoeForwardArgs& args, bool fused, Scratch& scratch) 
   plan.offsets = scratch.Take<std::int32_t>(args.e + 1);
   plan.sorted_slots = scratch.Take<std::int32_t>(slots);
   plan.positions = scratch.Take<std::int32_t>(slots);
-  plan.by_position = fused && !ShapeOf(ChooseFusedTile(slots, args.e, args.f)).gathers;
+  plan.by_position = fused && !ShapeOf(ChooseFusedTile(slots, args.e)).gathers;
   if (args.weight_on_input || plan.by_position) plan.spread = scratch.Take<std::byte>(slots * args.d * size);
   if (fused) {
-    plan.sort.cleared_count = FusedCounters(slots, args.e, args.f);
+    plan.sort.cleared_count = FusedCounters(slots, args.e);
     plan.counters = plan.sort.cleared = scratch.Take<std::int32_t>(plan.sort.cleared_count);
   } else {
     plan.gate_up = scratch.Take<std::byte>(slots * 2 * args.f * size);

@@ -36,10 +36,8 @@ __device__ float PackedAt(const GroupedGemmLaunch& launch, std::int64_t row, std
   } else if constexpr (kCode == WeightCode::kFp8) {
     return Fp8ToFloat(line[Fp8Byte(within)]) * reinterpret_cast<const float*>(block)[place.line % 16 / 8];
   } else {
-    const Fp4Bits bits = Fp4Place(within);
-    const std::uint32_t word = reinterpret_cast<const std::uint32_t*>(line)[bits.word];
-    return Fp4ToFloat((word >> bits.magnitude & 7) | (word >> bits.sign & 1) << 3) *
-           E8m0ToFloat(UnpackedFp4Scale(block[place.line * 4 + k / 32 % 4]));
+    return Fp4ToFloat(Fp4Code(line, within)) *
+           E8m0ToFloat(UnpackedFp4Scale(block[place.line * 4 + Fp4ScaleByte(k / 32 % 4)]));
   }
 }
 

@@ -158,7 +158,7 @@ TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
     for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
     std::set<cuda::FusedTileId> tiles;
     for (const std::int64_t n : counts) {
-      tiles.insert(cuda::ChooseFusedTile(std::max(n, cuda::FilledUp(n)), 2, kF, code));
+      tiles.insert(cuda::ChooseFusedTile(std::max(n, cuda::FilledUp(n)), 2, code));
       Part part = SlicePart(all, rows - n, n);
       const Rows got = RunPart(*engine_, *layer_, part);
       ASSERT_TRUE(got == want.Slice(rows - n, n)) << WeightFormatName(format) << ' ' << n << " rows";

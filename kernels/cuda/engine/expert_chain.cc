@@ -103,7 +103,7 @@ absl::Status Sorted(const ExpertWork& work, Stream stream) {
 
 std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype) {
   if (!experts.fused || dtype != DType::kBF16 || positions == 0) return 0;
-  return FusedCounters(positions, experts.count, experts.f, experts.gate_up.code);
+  return FusedCounters(positions, experts.count, experts.gate_up.code);
 }
 
 ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
@@ -114,7 +114,7 @@ ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DTy
   chain.fused = ChainCounters(positions, experts, dtype) > 0;
   chain.counters = counters;
   if (chain.fused) {
-    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count, experts.f, experts.gate_up.code)).gathers;
+    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count, experts.gate_up.code)).gathers;
   } else {
     chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
   }

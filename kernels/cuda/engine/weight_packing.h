@@ -43,23 +43,20 @@ inline bool PackFp8Line(const std::uint8_t* codes, std::int64_t stride, std::uin
 
 // 64 codes, two a byte, low nibble first, as a line.
 inline void PackFp4Line(const std::uint8_t* codes, std::uint8_t* line) {
-  // What a byte, elements k and k + 1, puts into its word; k % 32 / 8 says which pair of places it has.
+  // What a byte, elements k and k + 1, puts into its quarter of the line, for each k / 8.
   static constexpr auto kBits = [] {
-    std::array<std::array<std::uint32_t, 256>, 4> bits{};
-    for (int pair = 0; pair < 4; ++pair) {
-      for (unsigned byte = 0; byte < 256; ++byte) {
-        for (int half = 0; half < 2; ++half) {
-          const Fp4Bits place = Fp4Place(pair * 8 + half);
-          const unsigned code = byte >> half * 4 & 15;
-          bits[pair][byte] |= (code & 7) << place.magnitude | (code >> 3) << place.sign;
-        }
+    std::array<std::array<std::uint64_t, 256>, kPackedLineK / 8> bits{};
+    for (int eight = 0; eight < kPackedLineK / 8; ++eight) {
+      for (int i = 0; i < 8; ++i) {
+        const int bit = Fp4Place(eight * 8 + i / 4).bit[i % 4];
+        for (unsigned byte = 0; byte < 256; ++byte) bits[eight][byte] |= std::uint64_t{byte >> i & 1} << bit;
       }
     }
     return bits;
   }();
-  std::uint32_t words[kPackedLineK / 8] = {};
-  for (int k = 0; k < kPackedLineK; k += 2) words[Fp4Place(k).word] |= kBits[k % 32 / 8][codes[k / 2]];
-  std::memcpy(line, words, sizeof(words));
+  std::uint64_t quarters[4] = {};
+  for (int k = 0; k < kPackedLineK; k += 2) quarters[k % 8 / 2] |= kBits[k / 8][codes[k / 2]];
+  std::memcpy(line, quarters, sizeof(quarters));
 }
 
 // Block (tile, step) of a matrix; `views` are gate and up for Packing::kGateUp, else the matrix alone, all of one code.
@@ -89,7 +86,7 @@ inline void PackBlock(WeightCode code, absl::Span<const WeightView> views, Packi
         PackFp4Line(codes + (row * view.out_stride + k) / 2, place);
         for (int group = 0; group < 2; ++group) {
           const int scale = view.group_scales[row * view.group_scale_stride + k / 32 + group] + kFp4ScaleOffset;
-          bytes[line * 4 + half * 2 + group] = static_cast<std::uint8_t>(std::min(scale, 255));
+          bytes[line * 4 + Fp4ScaleByte(half * 2 + group)] = static_cast<std::uint8_t>(std::min(scale, 255));
         }
       }
     }

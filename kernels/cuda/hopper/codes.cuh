@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/hopper/epilogue.cuh"
 #include "kernels/cuda/hopper/packed_weights.h"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -26,19 +27,41 @@ __device__ inline std::uint32_t Fp8Pair(std::uint32_t word) {
   return TimesBf16(magnitude | sign, kBias);
 }
 
-// Pair `kPair` of Fp4Place, as bf16 but for the exponent's bias, 2^126.
-template <int kPair>
-__device__ inline std::uint32_t Fp4Pair(std::uint32_t word) {
-  constexpr std::uint32_t kSigns = 0x80008000, kMagnitudes = 0x01c001c0;
-  if constexpr (kPair == 0) return word & (kSigns | kMagnitudes);
-  if constexpr (kPair == 1) return __funnelshift_r(word, word, 3) & (kSigns | kMagnitudes);
-  if constexpr (kPair == 2) return (word >> 6 & kMagnitudes) | (word << 15 & kSigns);
-  if constexpr (kPair == 3) return (word << 3 & kMagnitudes) | (word << 14 & kSigns);
+// The first word's bits where `mask` has ones, else the second's: spelled out, or the compiler makes two of it.
+__device__ inline std::uint32_t Select(std::uint32_t mask, std::uint32_t first, std::uint32_t second) {
+  std::uint32_t word;
+  asm("lop3.b32 %0, %1, %2, %3, 0xca;" : "=r"(word) : "r"(mask), "r"(first), "r"(second));
+  return word;
 }
 
-// Scale `i` of four as bf16, twice.
-__device__ inline std::uint32_t E8m0Pair(std::uint32_t scales, int i) {
-  return __byte_perm(scales, 0, (i << 12) | (4 << 8) | (i << 4) | 4) >> 1;
+// Of the 16 of K number kStep, elements 2 c and 2 c + 1 of lane c, or with kHigh those 8 further on, as bf16 but for
+// the exponent's bias, 2^126. `words` are the lane's; the places are Fp4Place's.
+template <int kStep, bool kHigh>
+__device__ inline std::uint32_t Fp4Pair(const uint2& words) {
+  constexpr std::uint32_t kCode = 0x81c081c0, kOfFirst = 0x06030603;
+  const std::uint32_t word = kStep < 2 ? words.x : words.y;
+  const std::uint32_t shared = Select(kOfFirst, words.x, words.y << 2);
+  if constexpr (kStep % 2 == 0) return (kHigh ? __funnelshift_r(word, word, 6) : word) & kCode;
+  if constexpr (!kHigh) return word << 4 & kCode;
+  return (kStep == 1 ? __funnelshift_r(shared, shared, 4) : shared << 6) & kCode;
+}
+
+// A row's scales of line kLine as bf16, from its four: of the first 32 of K and of the others.
+template <int kLine>
+__device__ inline std::uint32_t Fp4Scales(std::uint32_t scales) {
+  return (kLine == 0 ? scales << 7 : scales >> 1) & 0x7f807f80;
+}
+
+// One half of a pair, twice; costs nothing, because a product can name a half.
+template <int kHalf>
+__device__ inline std::uint32_t Twice(std::uint32_t pair) {
+  std::uint32_t both;
+  if constexpr (kHalf == 0) {
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {low, low};\n}" : "=r"(both) : "r"(pair));
+  } else {
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {high, high};\n}" : "=r"(both) : "r"(pair));
+  }
+  return both;
 }
 
 // What a lane multiplies of 64 of K: codes of weight rows r and r + 8 of its warp's sixteen.
@@ -83,16 +106,12 @@ class LineOperand<WeightCode::kFp8> {
 template <>
 class LineOperand<WeightCode::kMxfp4> {
  public:
-  // `scales` of both rows; the half's own are two of each four, from `first_scale` on.
-  __device__ LineOperand(std::uint32_t half, int line, int lane, const std::uint32_t (&scales)[2], int first_scale) {
+  // `scales` of both rows, from Fp4Scales.
+  __device__ LineOperand(std::uint32_t half, int line, int lane, std::uint32_t scales, std::uint32_t scales_of_second)
+      : scales_{scales, scales_of_second} {
     const std::uint32_t at = half + line * (kPackedLineK / 2) + lane % 4 * 8;
     words_[0] = LoadSharedPair(at);
     words_[1] = LoadSharedPair(at + 8 * (kPackedLineK / 2));
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) scales_[row][i] = E8m0Pair(scales[row], first_scale + i);
-    }
   }
   __device__ void Pin() {
 #pragma unroll
@@ -102,15 +121,62 @@ class LineOperand<WeightCode::kMxfp4> {
   __device__ void Step(std::uint32_t (&a)[4]) const {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const std::uint32_t word = kStep < 2 ? words_[row].x : words_[row].y, scale = scales_[row][kStep / 2];
-      a[row] = TimesBf16(Fp4Pair<kStep % 2 * 2>(word), scale);
-      a[row + 2] = TimesBf16(Fp4Pair<kStep % 2 * 2 + 1>(word), scale);
+      const std::uint32_t scale = Twice<kStep / 2>(scales_[row]);
+      a[row] = TimesBf16(Fp4Pair<kStep, false>(words_[row]), scale);
+      a[row + 2] = TimesBf16(Fp4Pair<kStep, true>(words_[row]), scale);
     }
   }
 
  private:
   uint2 words_[2];
-  std::uint32_t scales_[2][2];
+  std::uint32_t scales_[2];
 };
+
+// A stage's packed blocks as one thread multiplies them; `weights` is where they begin.
+template <WeightCode kCode>
+class StageCodes {
+ public:
+  __device__ StageCodes(std::uint32_t weights, const Place& place)
+      : block_(weights + place.group / 2 * kBlock.bytes()),
+        row_(place.group % 2 * 64 + place.row()),
+        lane_(place.lane) {
+    if constexpr (kCode == WeightCode::kFp8) {
+      const uint2 scales = LoadSharedPair(block_);
+      scales_[0] = scales.x, scales_[1] = scales.y;
+    } else {
+      scales_[0] = LoadSharedWord(block_ + row_ * 4), scales_[1] = LoadSharedWord(block_ + (row_ + 8) * 4);
+    }
+  }
+  // Of e4m3: of the thread's first row, and of the other.
+  __device__ float2 scale() const { return make_float2(__uint_as_float(scales_[0]), __uint_as_float(scales_[1])); }
+  template <int kLine>
+  __device__ LineOperand<kCode> Line() const {
+    const std::uint32_t half = block_ + kBlock.scale_bytes() + kLine * kBlock.half_bytes();
+    if constexpr (kCode == WeightCode::kFp8) {
+      return LineOperand<kCode>(half, row_, lane_);
+    } else {
+      return LineOperand<kCode>(half, row_, lane_, Fp4Scales<kLine>(scales_[0]), Fp4Scales<kLine>(scales_[1]));
+    }
+  }
+
+ private:
+  static constexpr PackedBlock kBlock = {kCode};
+  std::uint32_t block_;
+  int row_, lane_;
+  std::uint32_t scales_[2];
+};
+
+// e2m1 were scaled down by 2^64.
+template <int kCount>
+__device__ void Unscale(float (&sums)[kCount]) {
+#pragma unroll
+  for (float& sum : sums) sum *= 18446744073709551616.0f;
+}
+// Sums of e4m3 over 128 of K, scaled, into the totals: scale.x is of a thread's first row, scale.y of the other.
+template <int kCount>
+__device__ void Promote(const float2& scale, const float (&sums)[kCount], float (&totals)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) totals[i] = fmaf(sums[i], i % 4 < 2 ? scale.x : scale.y, totals[i]);
+}
 
 }  // namespace expertd::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/hopper/consumer_codes.cuh"
+#include "kernels/cuda/hopper/consumer_codes_few.cuh"
 #include "kernels/cuda/hopper/epilogue.cuh"
 #include "kernels/cuda/hopper/pipeline.cuh"
 #include "kernels/cuda/hopper/producer.cuh"
@@ -19,8 +20,7 @@ __device__ void MultiplySteps(const FusedShared<kId>& shared, bool gathered, int
   const bool releases = threadIdx.x % 32 == 0;
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    shared.WeightsFull(walk.stage()).Wait(walk.parity());
-    shared.RowsFull(walk.stage()).Wait(walk.parity());
+    shared.Full(walk.stage()).Wait(walk.parity());
     if (gathered) FenceAsync();  // rows came by ordinary copies
     const std::uint32_t weights = shared.Weights(walk.stage()) + group * 64 * kFusedLine;
     const std::uint32_t rows = shared.Rows(walk.stage());
@@ -65,7 +65,9 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
   const Place place;
   const bool up = item.phase == Phase::kUp;
   float sums[kTile.blocks][kTokens / 2] = {};
-  if constexpr (kTile.decodes()) {
+  if constexpr (kTile.decodes() && kTokens <= kFewTokens) {
+    MultiplyCodesOfFew<kId, kTokens>(shared, LinesOf(launch, item.phase), walk, place, sums[0]);
+  } else if constexpr (kTile.decodes()) {
     MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf(launch, item.phase), walk, place,
                                 sums[0]);
   } else {
@@ -74,8 +76,7 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
   }
 
   for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {
-    shared.WeightsFull(walk.stage()).Wait(walk.parity());  // the stage is there for results
-    shared.RowsFull(walk.stage()).Wait(walk.parity());
+    shared.Full(walk.stage()).Wait(walk.parity());  // the stage is there for results
     const std::uint32_t staging = shared.Weights(walk.stage());
 #pragma unroll
     for (int block = 0; block < kTile.blocks; ++block) {
@@ -114,11 +115,11 @@ __device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;
     constexpr int kTokens = ShapeOf(kId).tokens;
-    // Codes: with more widths ptxas spills, or gives up overlapping products.
+    // Codes: with more widths that take wgmma ptxas spills, or gives up overlapping products.
     if constexpr (ShapeOf(kId).decodes() && kTokens == 128) {
       ConsumeNarrowest<kId, Known, 64, 128>(launch, shared, item, walk, rounds);
     } else if constexpr (ShapeOf(kId).decodes() && kTokens == 64) {
-      ConsumeNarrowest<kId, Known, 16, 32, 64>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 8, 16, 24, 32, 64>(launch, shared, item, walk, rounds);
     } else if constexpr (kTokens == 16) {
       ConsumeNarrowest<kId, Known, 8, 16>(launch, shared, item, walk, rounds);
     } else if constexpr (kTokens == 64) {

@@ -66,7 +66,7 @@ inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, 64, 6, true, WeightCode::kFp8},
                                             {1, 128, 4, true, WeightCode::kFp8},
                                             {1, 16, 10, true, WeightCode::kMxfp4, 4},
-                                            {1, 64, 8, true, WeightCode::kMxfp4},
+                                            {1, 64, 6, true, WeightCode::kMxfp4, 4},
                                             {1, 128, 5, true, WeightCode::kMxfp4}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
@@ -84,7 +84,7 @@ static_assert([] {
 // What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
 inline constexpr int kWorkRing = 4, kWorkItemBytes = 24;
 constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
-  const int barriers = (4 * tile.stages + 2 * kWorkRing) * 8;
+  const int barriers = (3 * tile.stages + 2 * kWorkRing) * 8;
   return 1024 + tile.stages * tile.stage_bytes() + kWorkRing * kWorkItemBytes + barriers +
          static_cast<int>(experts + 1) * 4;
 }
@@ -94,17 +94,15 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
   const std::int64_t rows = CeilDiv(positions, experts);
   return rows <= 10 ? 0 : rows <= (weights == WeightCode::kBF16 ? 48 : 128) ? 1 : 2;
 }
-constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts, std::int64_t f,
+constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
                                       WeightCode weights = WeightCode::kBF16) {
-  constexpr std::int64_t kWide = 1280;  // measured: 1024 gathers, 1536 does not
   const int size = FusedTileSize(positions, experts, weights);
   if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
   if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);
-  if (size == 2 && f < kWide) return FusedTileId::kManyInPlace;
   return static_cast<FusedTileId>(size);
 }
 
-// For one product alone.
+// For one product alone, which does not earn back what bringing rows beside each other costs.
 constexpr FusedTileId ChooseProductTile(std::int64_t positions, std::int64_t experts, bool gathers) {
   const int size = FusedTileSize(positions, experts, WeightCode::kBF16);
   return size == 2 && gathers ? FusedTileId::kManyInPlace : static_cast<FusedTileId>(size);

@@ -59,16 +59,33 @@ constexpr PackedRow PlaceOfRow(Packing packing, std::int64_t row, std::int64_t r
 constexpr int Bf16Byte(int line, int k) { return (k / 8 ^ line % 8) * 16 + k % 8 * 2; }
 constexpr int Fp8Byte(int k) { return k % 8 / 2 * 16 + k / 16 * 4 + k % 2 * 2 + k % 16 / 8; }
 
-// The word (four bytes) of element k < 64 of a line, and where in it its magnitude's lowest bit and its sign are. Two
-// elements that are multiplied together have the same places in the halves of the word; places are such that a shift or
-// a rotation brings both where bf16 has them, sign in bit 15, magnitude in bits 8 to 6.
+// Where a code's four bits are, lowest first, the sign last: in two words (eight bytes) that are a quarter of a line.
+// Two elements that are multiplied together have the same places in the halves of a word; places are such that a shift
+// or a rotation brings both where bf16 has them, sign in bit 15, magnitude in bits 8 to 6. Three pairs of four find
+// such places in their own word; the fourth is in what is left of both.
 struct Fp4Bits {
-  int word, magnitude, sign;
+  int quarter;
+  int bit[4];
 };
 constexpr Fp4Bits Fp4Place(int k) {
-  constexpr int kMagnitude[] = {6, 9, 12, 3}, kSign[] = {15, 18, 0, 1};
-  const int pair = k % 32 / 16 * 2 + k % 16 / 8, half = k % 2 * 16;
-  return {k % 8 / 2 * 2 + k / 32, kMagnitude[pair] + half, (kSign[pair] + half) % 32};
+  constexpr int kOwn[3][4] = {{6, 7, 8, 15}, {12, 13, 14, 21}, {2, 3, 4, 11}};
+  constexpr int kShared[2][4] = {{10, 41, 42, 49}, {0, 1, 32, 9}};
+  const int pair = k % 32 / 8, word = k / 32;
+  Fp4Bits place = {k % 8 / 2, {}};
+  for (int i = 0; i < 4; ++i) {
+    const int bit = pair < 3 ? kOwn[pair][i] + 32 * word : kShared[word][i];
+    place.bit[i] = bit / 32 * 32 + (bit + k % 2 * 16) % 32;
+  }
+  return place;
 }
+// The code of element k < 64 of a line.
+constexpr unsigned Fp4Code(const std::uint8_t* line, int k) {
+  const Fp4Bits place = Fp4Place(k);
+  unsigned code = 0;
+  for (int i = 0; i < 4; ++i) code |= (line[place.quarter * 8 + place.bit[i] / 8] >> place.bit[i] % 8 & 1u) << i;
+  return code;
+}
+// Which of a row's four scales is that of 32 of K: each line's are two bytes apart.
+constexpr int Fp4ScaleByte(int group) { return group % 2 * 2 + group / 2; }
 
 }  // namespace expertd::cuda

@@ -34,7 +34,7 @@ struct FusedShared {
   static constexpr FusedTile kTile = ShapeOf(kId);
 
   std::uint32_t stages;    // 1024-byte aligned
-  std::uint32_t barriers;  // weights there, rows there, stage empty, results staged: [stages] each; ring's
+  std::uint32_t barriers;  // stage full, stage empty, results staged: [stages] each; ring's
   void* ring;
   std::uint32_t mail;    // [kMail]
   std::int32_t* starts;  // [experts + 1]
@@ -46,26 +46,25 @@ struct FusedShared {
     ring = at;
     at += kWorkRing * kWorkItemBytes;
     barriers = SharedAddress(at);
-    starts = reinterpret_cast<std::int32_t*>(at + (4 * kTile.stages + 2 * kWorkRing) * 8);
+    starts = reinterpret_cast<std::int32_t*>(at + (3 * kTile.stages + 2 * kWorkRing) * 8);
   }
 
   __device__ std::uint32_t Weights(int stage) const { return stages + stage * kTile.stage_bytes(); }
   __device__ std::uint32_t Rows(int stage, int line = 0) const {
     return Weights(stage) + kTile.weight_bytes() + line * kTile.token_line_bytes();
   }
-  __device__ Barrier WeightsFull(int stage) const { return At(stage); }
-  __device__ Barrier RowsFull(int stage) const { return At(kTile.stages + stage); }
-  __device__ Barrier Empty(int stage) const { return At(2 * kTile.stages + stage); }
+  // Weights and rows are there.
+  __device__ Barrier Full(int stage) const { return At(stage); }
+  __device__ Barrier Empty(int stage) const { return At(kTile.stages + stage); }
   // Of the block's `round`th results; as many may be on their way as there are stages.
-  __device__ Barrier Staged(unsigned round) const { return At(3 * kTile.stages + round % kTile.stages); }
+  __device__ Barrier Staged(unsigned round) const { return At(2 * kTile.stages + round % kTile.stages); }
   __device__ static std::uint32_t StagedParity(unsigned round) { return round / kTile.stages & 1; }
-  __device__ std::uint32_t RingBarriers() const { return At(4 * kTile.stages).address(); }
+  __device__ std::uint32_t RingBarriers() const { return At(3 * kTile.stages).address(); }
 
   // By one thread.
   __device__ void InitBarriers() const {
     for (int i = 0; i < kTile.stages; ++i) {
-      WeightsFull(i).Init(1);
-      RowsFull(i).Init(kRowsThreads);
+      Full(i).Init(1 + kRowsThreads);
       Empty(i).Init(kMultiplyingWarps<kId>);
       Staged(i).Init(kMultiplyingWarps<kId>);
     }

@@ -118,22 +118,24 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
     for (int line = 0, step = 0; line < lines; line += kLines, ++step) {
       shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
       weights.CopyStep(launch, maps, shared.Weights(walk.stage()), step, min(kLines, lines - line),
-                       shared.WeightsFull(walk.stage()));
+                       shared.Full(walk.stage()));
       walk.Advance();
     }
     for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {  // stages for results
       shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-      shared.WeightsFull(walk.stage()).Arrive();
+      shared.Full(walk.stage()).Arrive();
       walk.Advance();
     }
   }
 }
 
-// The rows of a tile that one thread brings, 16 bytes of each in a line: every eighth row, and every eighth chunk.
+// The rows of a tile that one thread brings, 16 bytes of each in a line: every eighth row, and every eighth chunk. What
+// a stage costs here counts: these two warps compete with those that decode.
 template <FusedTileId kId>
 class GatheredRows {
  public:
-  __device__ explicit GatheredRows(int thread) : first_(thread / 8), chunk_(thread % 8) {}
+  __device__ explicit GatheredRows(int thread)
+      : first_(thread / 8), place_(first_ * kFusedLine + (thread % 8 ^ first_) * 16), chunk_(thread % 8) {}
 
   __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
     rows_ = item.rows;
@@ -149,12 +151,20 @@ class GatheredRows {
       from_[i] = reinterpret_cast<const unsigned char*>(address) + chunk_ * 16;
     }
   }
-  // The next line's bytes to the stage's lines at `to`.
-  __device__ void CopyLine(std::uint32_t to) {
+  // The next kLines lines' bytes to a stage's lines, the first of which is at `to`.
+  template <int kLines>
+  __device__ void CopyLines(std::uint32_t to) {
+    to += place_;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      if (Row(i) < rows_) CopyChunk(to + Row(i) * kFusedLine + (chunk_ ^ first_) * 16, from_[i]);
-      from_[i] += kFusedLine;
+      if (Row(i) < rows_) {
+#pragma unroll
+        for (int line = 0; line < kLines; ++line) {
+          CopyChunk(to + line * ShapeOf(kId).token_line_bytes() + i * kStride * kFusedLine,
+                    from_[i] + line * kFusedLine);
+        }
+      }
+      from_[i] += kLines * kFusedLine;
     }
   }
 
@@ -163,7 +173,7 @@ class GatheredRows {
   static_assert(kStride == 8);  // so that all of a thread's rows have one swizzle
   __device__ int Row(int i) const { return first_ + i * kStride; }
 
-  const int first_, chunk_;
+  const int first_, place_, chunk_;
   int rows_ = 0;
   const unsigned char* from_[kRows];
 };
@@ -172,7 +182,7 @@ class GatheredRows {
 template <FusedTileId kId>
 __device__ void BoxesStep(const CUtensorMap& map, const FusedShared<kId>& shared, const WorkItem& item, int stage,
                           int first_line, int lines, int thread) {
-  const Barrier full = shared.RowsFull(stage);
+  const Barrier full = shared.Full(stage);
   if (thread != 0) return full.Arrive();
   const int boxes = (item.rows + kHiddenBox - 1) / kHiddenBox;
   full.ArriveAndExpect(lines * boxes * kHiddenBox * kFusedLine);
@@ -188,6 +198,7 @@ template <FusedTileId kId>
 __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& maps, const FusedShared<kId>& shared,
                           const Work& work, WorkRing<kRingReaders<kId>> ring) {
   constexpr FusedTile kTile = ShapeOf(kId);
+  constexpr int kLines = kTile.lines();
   const Counters counters = {launch.counters};
   const int thread = threadIdx.x - kRowsWarp<kId> * 32;
   StageWalk<kTile.stages> walk;
@@ -197,26 +208,29 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
     if (item.phase == Phase::kDone) return;
     const int lines = LinesOf(launch, item.phase);
     const bool up = item.phase == Phase::kUp;
-    const bool gathers = kTile.gathers && launch.gathers(up);
-    if (gathers) {
+    if (kTile.gathers && launch.gathers(up)) {
       gathered.Find(launch, item);
-    } else if (!up && thread == 0 && !launch.one_product()) {
-      AwaitUp(counters, item.token_tile, work.up_tiles());
-    }
-    for (int line = 0; line < lines; line += kTile.lines()) {
-      const int count = min(kTile.lines(), lines - line);  // of this stage
-      shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-      if (gathers) {
-        for (int i = 0; i < count; ++i) gathered.CopyLine(shared.Rows(walk.stage(), i));
-        ArriveWhenCopied(shared.RowsFull(walk.stage()));
-      } else {
-        BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), line, count, thread);
+      const auto gather = [&]<int kCount>() {
+        shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
+        gathered.template CopyLines<kCount>(shared.Rows(walk.stage()));
+        ArriveWhenCopied(shared.Full(walk.stage()));
+        walk.Advance();
+      };
+#pragma unroll 1
+      for (int step = 0; step < lines / kLines; ++step) gather.template operator()<kLines>();
+      if (lines % kLines != 0) gather.template operator()<1>();
+    } else {
+      if (!up && thread == 0 && !launch.one_product()) AwaitUp(counters, item.token_tile, work.up_tiles());
+#pragma unroll 1
+      for (int line = 0; line < lines; line += kLines) {
+        shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
+        BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), line, min(kLines, lines - line), thread);
+        walk.Advance();
       }
-      walk.Advance();
     }
     for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {
       shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-      shared.RowsFull(walk.stage()).Arrive();
+      shared.Full(walk.stage()).Arrive();
       walk.Advance();
     }
   }

@@ -66,19 +66,19 @@ TEST(FusedConfigTest, EveryTileFitsAMultiprocessor) {
 }
 
 TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
-  EXPECT_EQ(ChooseFusedTile(1, 128, 768), FusedTileId::kFew);
-  EXPECT_EQ(ChooseFusedTile(1280, 128, 768), FusedTileId::kFew);
-  EXPECT_EQ(ChooseFusedTile(1281, 128, 768), FusedTileId::kSome);
-  EXPECT_EQ(ChooseFusedTile(48 * 8, 8, 14336), FusedTileId::kSome);
-  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, 14336), FusedTileId::kMany);
-  EXPECT_EQ(ChooseFusedTile(65536, 128, 768), FusedTileId::kManyInPlace);
-  EXPECT_EQ(ChooseFusedTile(1280, 128, 768, WeightCode::kFp8), FusedTileId::kFewFp8);
-  EXPECT_EQ(ChooseFusedTile(1281, 128, 768, WeightCode::kFp8), FusedTileId::kSomeFp8);
-  EXPECT_EQ(ChooseFusedTile(128 * 8, 8, 2880, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
-  EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, 2880, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
+  EXPECT_EQ(ChooseFusedTile(1, 128), FusedTileId::kFew);
+  EXPECT_EQ(ChooseFusedTile(1280, 128), FusedTileId::kFew);
+  EXPECT_EQ(ChooseFusedTile(1281, 128), FusedTileId::kSome);
+  EXPECT_EQ(ChooseFusedTile(48 * 8, 8), FusedTileId::kSome);
+  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8), FusedTileId::kMany);
+  EXPECT_EQ(ChooseFusedTile(65536, 128), FusedTileId::kMany);
+  EXPECT_EQ(ChooseFusedTile(1280, 128, WeightCode::kFp8), FusedTileId::kFewFp8);
+  EXPECT_EQ(ChooseFusedTile(1281, 128, WeightCode::kFp8), FusedTileId::kSomeFp8);
+  EXPECT_EQ(ChooseFusedTile(128 * 8, 8, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
+  EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
     for (const std::int64_t rows : {1, 11, 49}) {
-      EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, 2048, code)).weights_code, code);
+      EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, code)).weights_code, code);
     }
   }
 }
@@ -138,12 +138,8 @@ TEST(PackedWeightsTest, EveryElementIsAtItsPlace) {
             std::memcpy(&scale, at + place.line % 16 / 8 * 4, 4);
             ASSERT_EQ(scale, block_scales[row / kF * 2 + row % kF / 128][k / 128]) << row << ' ' << k;
           } else {
-            const Fp4Bits bits = Fp4Place(within);
-            std::uint32_t word;
-            std::memcpy(&word, line + bits.word * 4, 4);
-            const unsigned got = (word >> bits.magnitude & 7) | (word >> bits.sign & 1) << 3;
-            ASSERT_EQ(got, codes[(row * kIn + k) / 2] >> k % 2 * 4 & 15) << row << ' ' << k;
-            ASSERT_EQ(at[place.line * 4 + k / 32 % 4],
+            ASSERT_EQ(Fp4Code(line, within), codes[(row * kIn + k) / 2] >> k % 2 * 4 & 15) << row << ' ' << k;
+            ASSERT_EQ(at[place.line * 4 + Fp4ScaleByte(k / 32 % 4)],
                       std::min(group_scales[row * (kIn / 32) + k / 32] + kFp4ScaleOffset, 255))
                 << row << ' ' << k;
           }
