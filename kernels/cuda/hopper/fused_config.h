@@ -92,7 +92,7 @@ constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
 // Few, some or many (0, 1, 2) by the rows that an expert gets if routing is even.
 constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, WeightCode weights) {
   const std::int64_t rows = CeilDiv(positions, experts);
-  return rows <= 10 ? 0 : rows <= (weights == WeightCode::kBF16 ? 48 : 128) ? 1 : 2;
+  return rows <= 10 ? 0 : rows <= (weights == WeightCode::kMxfp4 ? 128 : 48) ? 1 : 2;
 }
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
                                       WeightCode weights = WeightCode::kBF16) {

@@ -74,6 +74,7 @@ TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   EXPECT_EQ(ChooseFusedTile(65536, 128), FusedTileId::kMany);
   EXPECT_EQ(ChooseFusedTile(1280, 128, WeightCode::kFp8), FusedTileId::kFewFp8);
   EXPECT_EQ(ChooseFusedTile(1281, 128, WeightCode::kFp8), FusedTileId::kSomeFp8);
+  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, WeightCode::kFp8), FusedTileId::kManyFp8);
   EXPECT_EQ(ChooseFusedTile(128 * 8, 8, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
   EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
