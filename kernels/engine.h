@@ -153,8 +153,8 @@ class Engine {
   virtual absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) = 0;
 
   // Lets batches use [data, data + bytes) of the host's memory, whole pages, where it lies, as they use that of
-  // AcquireRows: until the result is destroyed, from any thread, which may wait for batches in progress. Null: the engine
-  // does not, and copies rows that lie there.
+  // AcquireRows: until the result is destroyed, from any thread, which may wait for batches in progress. Null: the
+  // engine does not, and copies rows that lie there.
   virtual std::shared_ptr<void> PinHostMemory(std::byte* data, std::size_t bytes) { return nullptr; }
 
   // `bytes` (a multiple of kExportedMultiple, not 0) of zeroed device memory. Blocks. Unimplemented: the engine
