@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${1:-build/gpu}
 bundle=build/bundle
-programs=(cuda_ops_test cuda_ops_bench expertd expertd-client c_abi_test device_lane_test device_lane_peer lane_bench)
+programs=(cuda_ops_test cuda_ops_bench expertd expertd-client c_abi_test device_lane_test device_lane_peer lane_bench serving_bench wire_echo)
 for suite in tests/contract/*_test.cc; do programs+=("contract_$(basename "$suite" .cc)"); done
 
 # The kernels are most of it: one copy for all programs.
@@ -31,9 +31,13 @@ cp -L "$libc"/{libc.so.6,libm.so.6,libdl.so.2,librt.so.1,libpthread.so.0,ld-linu
 cp tests/gpu/run.sh "$bundle/run.sh"
 cp kernels/c/examples/torch/*.py "$bundle/torch/"
 cp -r tests/data/golden "$bundle/golden"
-# The Python client, where tests/python/run.sh has built it.
-wheels=(build/python/dist/expertd-*.whl)
-if [[ -e ${wheels[0]} ]]; then python3 -m zipfile -e "${wheels[0]}" "$bundle/python"; fi
+# The Python client, where tests/python/run.sh has built it since it changed.
+wheel=$(ls build/python/dist/expertd-*.whl 2>/dev/null || true)
+if [[ -n $wheel && -z $(find client/python/src client/python/setup.py proto -type f -newer "$wheel" -not -path '*/*.egg-info/*') ]]; then
+  python3 -m zipfile -e "$wheel" "$bundle/python"
+else
+  echo "without the Python client: run tests/python/run.sh first"
+fi
 cp tests/gpu/device_lane.py "$bundle/"
 git log -1 --format='%h %s' >"$bundle/commit"
 du -sh "$bundle"
