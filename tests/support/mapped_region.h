@@ -30,8 +30,9 @@ class MappedRegion {
  private:
   explicit MappedRegion(void* data, std::size_t size) : data_(static_cast<std::byte*>(data)), size_(size) {}
 
-  std::byte* const data_;
-  const std::size_t size_;
+  // Nobody reads them in a build without CUDA.
+  [[maybe_unused]] std::byte* const data_;
+  [[maybe_unused]] const std::size_t size_;
 };
 
 // Whether this build has CUDA and this machine a device.
