@@ -16,6 +16,7 @@
 #include "client/cpp/program/bench/payload.h"
 #include "client/cpp/program/bench/server_metrics.h"
 #include "client/cpp/program/layers.h"
+#include "tests/gpu/gpu_test.h"
 #include "tests/integration/server_process.h"
 #include "tests/support/mapped_region.h"
 
@@ -28,12 +29,6 @@ using ::testing::HasSubstr;
 constexpr std::uint64_t kMiB = 1 << 20;
 constexpr char kRegionBytes[] = "expertd_device_region_bytes";
 constexpr char kFreeBytes[] = "expertd_device_memory_bytes{kind=\"free\"}";
-
-#define ASSERT_OK(expression)                                    \
-  do {                                                           \
-    const absl::Status status_ = (expression);                   \
-    ASSERT_TRUE(status_.ok()) << #expression << ": " << status_; \
-  } while (false)
 
 // Where the programs are: another place than where they were built, when they were packed.
 std::string BinDir() {
@@ -63,11 +58,11 @@ struct Caller {
   }
 };
 
-class DeviceLaneTest : public ::testing::Test {
+class DeviceLaneTest : public GpuTest {
  protected:
   // One server for all tests: what one leaves behind, the next would meet.
   static void SetUpTestSuite() {
-    if (!HasCudaDevice()) return;
+    if (!HasDevice()) return;
     folder_ = absl::StrCat(std::filesystem::temp_directory_path().string(), "/device_lane.", getpid());
     const Outcome synth =
         RunToEnd({BinDir() + "/expertd", "synth"},
@@ -84,7 +79,8 @@ class DeviceLaneTest : public ::testing::Test {
   }
 
   void SetUp() override {
-    if (!HasCudaDevice()) GTEST_SKIP() << "no CUDA device";
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
     ASSERT_NE(server_, nullptr);
     auto client = client::Client::Connect({.endpoint = server_->address()});
     ASSERT_TRUE(client.ok()) << client.status();
@@ -146,7 +142,7 @@ class DeviceLaneTest : public ::testing::Test {
   void ExpectRightBits() {
     const client::Request request = client::RandomRequest(layer_, 16, /*pre_routed=*/false, /*seed=*/77);
     Caller caller;
-    ASSERT_OK(caller.Open(client_->channel(), 8 * kMiB));
+    EXPERTD_ASSERT_OK(caller.Open(client_->channel(), 8 * kMiB));
     const auto answer = Ring(Place(request, caller), caller);
     ASSERT_TRUE(answer.ok()) << answer.status();
     const std::string bits = Inline(request);
@@ -161,7 +157,7 @@ class DeviceLaneTest : public ::testing::Test {
 
 TEST_F(DeviceLaneTest, TheSameBitsAsRowsInTheRequestAndNoByteBeside) {
   Caller caller;
-  ASSERT_OK(caller.Open(client_->channel(), 8 * kMiB));
+  EXPERTD_ASSERT_OK(caller.Open(client_->channel(), 8 * kMiB));
   for (const std::int64_t rows : {1, 5, 16, 300}) {
     for (const bool pre_routed : {false, true}) {
       for (const v1::DType out : {v1::DTYPE_BF16, v1::DTYPE_F32}) {
@@ -173,7 +169,7 @@ TEST_F(DeviceLaneTest, TheSameBitsAsRowsInTheRequestAndNoByteBeside) {
         ASSERT_TRUE(plain.ok()) << plain.status();
         const std::string bits = plain->OutputString();
         for (const bool ring : {false, true}) {
-          ASSERT_OK(caller.memory->Fill(0xa5));
+          EXPERTD_ASSERT_OK(caller.memory->Fill(0xa5));
           const v1::ForwardRequest head = Place(request, caller);
           v1::ForwardResponse response;
           if (ring) {
@@ -201,7 +197,7 @@ TEST_F(DeviceLaneTest, TheSameBitsAsRowsInTheRequestAndNoByteBeside) {
 
 TEST_F(DeviceLaneTest, FreshMemoryIsZeroAndWhatDoesNotFitIsRefusedByName) {
   Caller caller;
-  ASSERT_OK(caller.Open(client_->channel(), 8 * kMiB));
+  EXPERTD_ASSERT_OK(caller.Open(client_->channel(), 8 * kMiB));
   EXPECT_TRUE(IsZero(caller, 8 * kMiB));
   const client::Request request = client::RandomRequest(layer_, 16, /*pre_routed=*/false, /*seed=*/1);
   const std::uint64_t bytes = request.hidden_states.size();
@@ -230,7 +226,7 @@ TEST_F(DeviceLaneTest, FreshMemoryIsZeroAndWhatDoesNotFitIsRefusedByName) {
 
 TEST_F(DeviceLaneTest, ACallerThatChangesItsRowsInMidBatchSpoilsNobodyElses) {
   Caller vandal;
-  ASSERT_OK(vandal.Open(client_->channel(), 8 * kMiB));
+  EXPERTD_ASSERT_OK(vandal.Open(client_->channel(), 8 * kMiB));
   const client::Request victim = client::RandomRequest(layer_, 16, /*pre_routed=*/false, /*seed=*/2);
   const client::Request rows = client::RandomRequest(layer_, 512, /*pre_routed=*/false, /*seed=*/3);
   const std::string bits = Inline(victim);
@@ -264,11 +260,11 @@ TEST_F(DeviceLaneTest, ACallerThatChangesItsRowsInMidBatchSpoilsNobodyElses) {
 TEST_F(DeviceLaneTest, TheSessionsEndGivesTheMemoryBack) {
   ASSERT_TRUE(Eventually([] { return Metric(kRegionBytes) == 0; }));
   Caller caller;
-  ASSERT_OK(caller.Open(client_->channel(), 48 * kMiB));
+  EXPERTD_ASSERT_OK(caller.Open(client_->channel(), 48 * kMiB));
   EXPECT_EQ(Metric(kRegionBytes), 48 * kMiB);
   const double free = Metric(kFreeBytes);
   caller.memory.reset();
-  ASSERT_OK(caller.session->Close());
+  EXPERTD_ASSERT_OK(caller.session->Close());
   EXPECT_TRUE(Eventually([] { return Metric(kRegionBytes) == 0; }));
   EXPECT_TRUE(Eventually([&] { return Metric(kFreeBytes) >= free + 48 * kMiB; })) << Metric(kFreeBytes) - free;
   ExpectRightBits();
@@ -301,7 +297,7 @@ TEST_F(DeviceLaneTest, ACallerThatOutstaysItsSessionReachesNobodysMemory) {
   ASSERT_TRUE((*peer)->WaitForLine("at work", kPatience)) << (*peer)->err();
   EXPECT_TRUE(Eventually([] { return Metric(kRegionBytes) == 0; }));
   Caller next;
-  ASSERT_OK(next.Open(client_->channel(), 32 * kMiB));
+  EXPERTD_ASSERT_OK(next.Open(client_->channel(), 32 * kMiB));
   EXPECT_TRUE(IsZero(next, 32 * kMiB));
   ExpectRightBits();
   EXPECT_TRUE(IsZero(next, 32 * kMiB));

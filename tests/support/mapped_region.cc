@@ -29,11 +29,6 @@ std::string UuidOf(const cudaUUID_t& uuid) {
 
 }  // namespace
 
-bool HasCudaDevice() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-}
-
 absl::StatusOr<std::unique_ptr<MappedRegion>> MappedRegion::Open(const client::DeviceRegion& region) {
   cudaIpcMemHandle_t handle;
   if (region.ipc_handle.size() != sizeof(handle)) return absl::InternalError("ipc_handle: is not 64 bytes");

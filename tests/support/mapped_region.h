@@ -35,7 +35,4 @@ class MappedRegion {
   [[maybe_unused]] const std::size_t size_;
 };
 
-// Whether this build has CUDA and this machine a device.
-bool HasCudaDevice();
-
 }  // namespace expertd::testing

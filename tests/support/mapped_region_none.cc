@@ -8,7 +8,6 @@ absl::Status NoCuda() { return absl::UnavailableError("this build has no CUDA");
 
 }  // namespace
 
-bool HasCudaDevice() { return false; }
 absl::StatusOr<std::unique_ptr<MappedRegion>> MappedRegion::Open(const client::DeviceRegion&) { return NoCuda(); }
 MappedRegion::~MappedRegion() = default;
 absl::Status MappedRegion::Write(std::uint64_t, const void*, std::size_t) { return NoCuda(); }

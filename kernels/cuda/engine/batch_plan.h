@@ -37,7 +37,7 @@ struct Chunk {
   std::int64_t live = 0;  // rows of callers
   // Small chunks are filled up with rows that nobody asked for, to a size that many chunks share: what they enqueue is
   // then the same, and recorded. Such rows are zero and have neither slots nor output. Kernels read and write the rows
-  // of recorded chunks in the host's memory, so that no copy is enqueued for them.
+  // of recorded chunks where callers have them, so that no copy is enqueued for them.
   bool recorded = false;
   std::int64_t n = 0, routed_rows = 0, shared_rows = 0;
   std::int64_t kc = 0;            // slots of every row

@@ -23,8 +23,8 @@ constexpr std::int64_t kStagingBytes = 16LL << 20;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchRunner>> BatchRunner::Create(std::int64_t max_rows, std::int64_t workspace_bytes,
-                                                                 ExpertPath path, const OwnMemory& own) {
-  std::unique_ptr<BatchRunner> runner(new BatchRunner(own));
+                                                                 ExpertPath path, const PinnedRanges& pinned) {
+  std::unique_ptr<BatchRunner> runner(new BatchRunner(pinned));
   if (path == ExpertPath::kBatched) {
     workspace_bytes /= 2;
     auto batched = BatchedExperts::Create(workspace_bytes);
@@ -80,14 +80,14 @@ absl::Status BatchRunner::Run(const CudaLayer& layer, absl::Span<const Segment> 
   const std::int64_t d = layer.spec().hidden_size;
   const auto in_reach = [&](const Segment& segment) {
     return segment.on_device || (Aligned16({segment.input, segment.output}) &&
-                                 own_.Contains(segment.input, BytesOf(segment.input_dtype, segment.rows * d)) &&
-                                 own_.Contains(segment.output, BytesOf(segment.output_dtype, segment.rows * d)));
+                                 pinned_.Contains(segment.input, BytesOf(segment.input_dtype, segment.rows * d)) &&
+                                 pinned_.Contains(segment.output, BytesOf(segment.output_dtype, segment.rows * d)));
   };
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     const absl::Status status = ForEachChunk(layer, segments, dtype, limits_, in_reach,
                                              [&](const Chunk& chunk) { return RunChunk(layer, chunk, sums); });
     if (status.ok()) continue;
-    cudaStreamSynchronize(static_cast<cudaStream_t>(stream_.get()));  // nothing touches the caller's rows any more
+    (void)WaitFor(stream_.get());  // nothing touches the caller's rows any more
     return status;
   }
   return absl::OkStatus();

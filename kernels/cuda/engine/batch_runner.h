@@ -14,7 +14,7 @@
 #include "kernels/cuda/engine/chunk_staging.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
-#include "kernels/cuda/engine/own_memory.h"
+#include "kernels/cuda/engine/pinned_ranges.h"
 #include "kernels/engine.h"
 
 namespace expertd::cuda {
@@ -23,9 +23,9 @@ namespace expertd::cuda {
 class BatchRunner {
  public:
   // `max_rows` rows are computed together, fewer where `workspace_bytes` do not hold them. The batched path takes half
-  // of these bytes for itself. `own`, which must outlive it, knows what memory kernels may use where it lies.
+  // of these bytes for itself. `pinned`, which must outlive it, knows what memory kernels may use where it lies.
   static absl::StatusOr<std::unique_ptr<BatchRunner>> Create(std::int64_t max_rows, std::int64_t workspace_bytes,
-                                                             ExpertPath path, const OwnMemory& own);
+                                                             ExpertPath path, const PinnedRanges& pinned);
 
   // Waits for the outputs.
   absl::Status Run(const CudaLayer& layer, absl::Span<const Segment> segments, StageTimes* times);
@@ -40,7 +40,7 @@ class BatchRunner {
   absl::Status CheckFits(const CudaLayer& layer) const;
 
  private:
-  explicit BatchRunner(const OwnMemory& own) : own_(own) {}
+  explicit BatchRunner(const PinnedRanges& pinned) : pinned_(pinned) {}
 
   using Seconds = std::array<double, 4>;  // route, gemm, combine, stage out
   using Step = absl::Status (BatchRunner::*)(const CudaLayer&, const Chunk&, const ChunkMemory&);
@@ -57,7 +57,7 @@ class BatchRunner {
   static const Step kComputing[3];  // route, experts, combine
   Stream stream() const { return {stream_.get()}; }
 
-  const OwnMemory& own_;
+  const PinnedRanges& pinned_;
   ChunkLimits limits_;
   OwnedStream stream_;
   Memory workspace_;

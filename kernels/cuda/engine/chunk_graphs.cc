@@ -22,17 +22,15 @@ absl::StatusOr<OwnedGraph> OwnedGraph::Capture(Stream stream, absl::FunctionRef<
   cudaGraphDestroy(graph);
   if (error != cudaSuccess) return FromCuda(error, "graph");
   OwnedGraph owned;
-  owned.handle_ = made;
+  owned.handle_ = OwnedHandle<Destroy>(made);
   return owned;
 }
 
-OwnedGraph::~OwnedGraph() {
-  if (handle_ != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_));
-}
+void OwnedGraph::Destroy(void* handle) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle)); }
 
 absl::Status OwnedGraph::Launch(Stream stream) const {
-  return FromCuda(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), static_cast<cudaStream_t>(stream.handle)),
-                  "graph");
+  return FromCuda(
+      cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_.get()), static_cast<cudaStream_t>(stream.handle)), "graph");
 }
 
 absl::Status ChunkGraphs::Run(const ChunkShape& shape, Stream stream, absl::FunctionRef<absl::Status()> enqueue) {

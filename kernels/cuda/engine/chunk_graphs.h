@@ -10,6 +10,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda/engine/memory.h"
 #include "kernels/cuda/host.h"
 #include "kernels/tensor.h"
 
@@ -29,24 +31,18 @@ struct ChunkShape {
   }
 };
 
-// Owns a cudaGraphExec_t.
+// A graph that can be launched.
 class OwnedGraph {
  public:
   // What `enqueue` puts on `stream`, which it must not wait for. The stream captures in this thread alone.
   static absl::StatusOr<OwnedGraph> Capture(Stream stream, absl::FunctionRef<absl::Status()> enqueue);
-  OwnedGraph() = default;
-  OwnedGraph(OwnedGraph&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  OwnedGraph& operator=(OwnedGraph&& other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
-  }
-  ~OwnedGraph();
 
   absl::Status Launch(Stream stream) const;
-  explicit operator bool() const { return handle_ != nullptr; }
+  explicit operator bool() const { return handle_.get() != nullptr; }
 
  private:
-  void* handle_ = nullptr;
+  static void Destroy(void* handle);
+  OwnedHandle<Destroy> handle_;  // cudaGraphExec_t
 };
 
 // The graphs of one runner, whose workspace they work in; the least recently used is dropped for a new one. Layers that

@@ -79,7 +79,7 @@ absl::Status ChunkStaging::FetchRows(const CudaLayer& layer, const Chunk& chunk,
                                      Stream stream) const {
   const std::int64_t row_bytes = BytesOf(chunk.dtype, layer.spec().hidden_size);
   Scratch scratch(in_.data());
-  const StageRowsLaunch launch = {.from = in_.data(),
+  const FetchRowsLaunch launch = {.from = in_.data(),
                                   .to = memory.base,
                                   .bytes = memory.control_bytes,
                                   .n = chunk.n,
@@ -87,7 +87,7 @@ absl::Status ChunkStaging::FetchRows(const CudaLayer& layer, const Chunk& chunk,
                                   .vectorised = row_bytes % 16 == 0,
                                   .in_row = PlaceControl(chunk, scratch).in_row,
                                   .x = memory.x};
-  return FromCuda(LaunchStageRows(launch, stream.handle), "rows");
+  return FromCuda(LaunchFetchRows(launch, stream.handle), "rows");
 }
 
 absl::Status ChunkStaging::CopyIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory,

@@ -14,7 +14,7 @@
 #include "kernels/cuda/engine/batch_runner.h"
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
-#include "kernels/cuda/engine/own_memory.h"
+#include "kernels/cuda/engine/pinned_ranges.h"
 #include "kernels/cuda/engine/weight_upload.h"
 #include "kernels/cuda/host.h"
 
@@ -25,27 +25,27 @@ using cuda::BatchRunner;
 using cuda::CudaLayer;
 using cuda::Memory;
 using cuda::MemoryKind;
-using cuda::OwnMemory;
+using cuda::PinnedRanges;
 
 // To be raised with every change that may change a bit of a result.
 constexpr int kNumericsVersion = 1;
 constexpr int kBatchesInFlight = 2;  // one copies while the other computes
 constexpr int kOldestMajor = 8;
 
-cpu::RowMemory PinnedRows(int device, std::shared_ptr<OwnMemory> own) {
-  return {.allocate = [device, own](std::size_t bytes) -> std::byte* {
+cpu::RowMemory PinnedRows(int device, std::shared_ptr<PinnedRanges> pinned) {
+  return {.allocate = [device, pinned](std::size_t bytes) -> std::byte* {
             void* data = nullptr;
             if (cudaSetDevice(device) != cudaSuccess ||
                 cudaHostAlloc(&data, bytes, cudaHostAllocPortable | cudaHostAllocMapped) != cudaSuccess) {
               cudaGetLastError();
               return nullptr;
             }
-            own->Add(static_cast<std::byte*>(data), bytes);
+            pinned->Add(static_cast<std::byte*>(data), bytes);
             return static_cast<std::byte*>(data);
           },
           .free =
-              [own](std::byte* data) {
-                own->Remove(data);
+              [pinned](std::byte* data) {
+                pinned->Remove(data);
                 cudaFreeHost(data);
               }};
 }
@@ -53,12 +53,12 @@ cpu::RowMemory PinnedRows(int device, std::shared_ptr<OwnMemory> own) {
 class CudaEngine final : public Engine {
  public:
   CudaEngine(const CudaEngineOptions& options, EngineInfo info, cuda::WeightUpload upload,
-             std::shared_ptr<OwnMemory> own, std::vector<std::unique_ptr<BatchRunner>> runners)
+             std::shared_ptr<PinnedRanges> pinned, std::vector<std::unique_ptr<BatchRunner>> runners)
       : info_(std::move(info)),
         device_(options.device),
         path_(options.path),
-        own_(std::move(own)),
-        row_pool_(options.row_buffer_bytes, PinnedRows(options.device, own_)),
+        pinned_(std::move(pinned)),
+        row_pool_(options.row_buffer_bytes, PinnedRows(options.device, pinned_)),
         upload_(std::move(upload)),
         runners_(std::move(runners)) {
     for (const auto& runner : runners_) idle_.push_back(runner.get());
@@ -98,10 +98,11 @@ class CudaEngine final : public Engine {
       cudaGetLastError();
       return nullptr;
     }
-    own_->Add(data, bytes);
-    return {data, [own = own_](std::byte* pinned) {
-              own->Remove(pinned);
-              cudaHostUnregister(pinned);
+    pinned_->Add(data, bytes);
+    // Whatever thread drops it has some other device current.
+    return {data, [pinned = pinned_, device = device_](std::byte* range) {
+              pinned->Remove(range);
+              if (cuda::UseDevice(device).ok()) cudaHostUnregister(range);
             }};
   }
 
@@ -155,7 +156,7 @@ class CudaEngine final : public Engine {
   const ExpertPath path_;
 
   // Self-synchronised.
-  const std::shared_ptr<OwnMemory> own_;  // the pool's buffers, which may outlive the engine, know it too
+  const std::shared_ptr<PinnedRanges> pinned_;  // the pool's buffers, which may outlive the engine, know it too
   cpu::RowPool row_pool_;
 
   // Held while a layer is loaded.
@@ -221,11 +222,11 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   const std::int64_t workspace = options.workspace_bytes > 0
                                      ? options.workspace_bytes
                                      : std::min<std::int64_t>(device->totalGlobalMem / 16, 4LL << 30);
-  auto own = std::make_shared<OwnMemory>();
+  auto pinned = std::make_shared<PinnedRanges>();
   std::vector<std::unique_ptr<BatchRunner>> runners;
   for (int i = 0; i < kBatchesInFlight; ++i) {
     auto runner =
-        BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256, options.path, *own);
+        BatchRunner::Create(options.max_batch_rows, workspace / kBatchesInFlight / 256 * 256, options.path, *pinned);
     if (!runner.ok()) return Unavailable(runner.status());
     runners.push_back(*std::move(runner));
   }
@@ -242,7 +243,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   info.max_k = kMaxExpertsPerToken;
   info.device_uuid = UuidOf(*device);
   return std::unique_ptr<Engine>(
-      new CudaEngine(options, std::move(info), *std::move(upload), std::move(own), std::move(runners)));
+      new CudaEngine(options, std::move(info), *std::move(upload), std::move(pinned), std::move(runners)));
 }
 
 }  // namespace expertd

@@ -10,9 +10,9 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kVector = 8;  // elements of a thread where rows are whole vectors
 
-// Blocks beyond the rows' bring the tables.
+// The blocks after the last row's bring the tables.
 template <typename Unit>
-__global__ void __launch_bounds__(kThreads) StageRowsKernel(const __grid_constant__ StageRowsLaunch launch) {
+__global__ void __launch_bounds__(kThreads) FetchRowsKernel(const __grid_constant__ FetchRowsLaunch launch) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x, row = blockIdx.y;
   if (row == launch.n) {
     for (std::int64_t j = i; j < launch.bytes / 16; j += std::int64_t{gridDim.x} * kThreads) {
@@ -163,15 +163,15 @@ int RunCombine(const CombineRowsLaunch& launch, cudaStream_t stream) {
 
 }  // namespace
 
-int LaunchStageRows(const StageRowsLaunch& launch, void* stream_handle) {
+int LaunchFetchRows(const FetchRowsLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
   const std::int64_t unit = launch.vectorised ? 16 : 2;
   const dim3 grid(static_cast<unsigned>(CeilDiv(launch.row_bytes, kThreads * unit)),
                   static_cast<unsigned>(launch.n + 1));
   if (launch.vectorised) {
-    StageRowsKernel<uint4><<<grid, kThreads, 0, stream>>>(launch);
+    FetchRowsKernel<uint4><<<grid, kThreads, 0, stream>>>(launch);
   } else {
-    StageRowsKernel<unsigned short><<<grid, kThreads, 0, stream>>>(launch);
+    FetchRowsKernel<unsigned short><<<grid, kThreads, 0, stream>>>(launch);
   }
   return cudaGetLastError();
 }

@@ -8,8 +8,9 @@
 
 namespace expertd::cuda {
 
-// A chunk's tables and rows from the host's page-locked memory: to = from, and x[n] = the row at in_row[n], or zeros.
-struct StageRowsLaunch {
+// A chunk's tables from the host's page-locked memory, its rows from there or from the device's: to = from, and x[n] =
+// the row at in_row[n], or zeros.
+struct FetchRowsLaunch {
   const void* from = nullptr;  // [bytes], a multiple of 16, as are both addresses
   void* to = nullptr;
   std::int64_t bytes = 0;
@@ -18,7 +19,7 @@ struct StageRowsLaunch {
   const std::int64_t* in_row = nullptr;  // [n] in the host's memory: addresses, 0: none
   void* x = nullptr;                     // [n, row_bytes]
 };
-int LaunchStageRows(const StageRowsLaunch& launch, void* stream);
+int LaunchFetchRows(const FetchRowsLaunch& launch, void* stream);
 
 // at = the device's time in nanoseconds.
 int LaunchStamp(std::uint64_t* at, void* stream);

@@ -71,13 +71,11 @@ absl::StatusOr<OwnedStream> OwnedStream::Create() {
     return FromCuda(error, "stream");
   }
   OwnedStream stream;
-  stream.handle_ = handle;
+  stream.handle_ = OwnedHandle<Destroy>(handle);
   return stream;
 }
 
-OwnedStream::~OwnedStream() {
-  if (handle_ != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(handle_));
-}
+void OwnedStream::Destroy(void* handle) { cudaStreamDestroy(static_cast<cudaStream_t>(handle)); }
 
 absl::Status WaitFor(void* stream) {
   return FromCuda(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "batch");
@@ -87,26 +85,24 @@ absl::StatusOr<OwnedEvent> OwnedEvent::Create() {
   cudaEvent_t handle = nullptr;
   if (const auto error = cudaEventCreate(&handle); error != cudaSuccess) return FromCuda(error, "event");
   OwnedEvent event;
-  event.handle_ = handle;
+  event.handle_ = OwnedHandle<Destroy>(handle);
   return event;
 }
 
-OwnedEvent::~OwnedEvent() {
-  if (handle_ != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
-}
+void OwnedEvent::Destroy(void* handle) { cudaEventDestroy(static_cast<cudaEvent_t>(handle)); }
 
 absl::Status OwnedEvent::Record(void* stream) const {
-  return FromCuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_), static_cast<cudaStream_t>(stream)), "event");
+  return FromCuda(cudaEventRecord(static_cast<cudaEvent_t>(handle_.get()), static_cast<cudaStream_t>(stream)), "event");
 }
 
 absl::Status OwnedEvent::Wait() const {
-  return FromCuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "batch");
+  return FromCuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_.get())), "batch");
 }
 
 absl::StatusOr<double> OwnedEvent::Seconds(const OwnedEvent& from, const OwnedEvent& to) {
   float milliseconds = 0;
-  const auto error =
-      cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.handle_), static_cast<cudaEvent_t>(to.handle_));
+  const auto error = cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.handle_.get()),
+                                          static_cast<cudaEvent_t>(to.handle_.get()));
   if (error != cudaSuccess) return FromCuda(error, "event times");
   return milliseconds * 1e-3;
 }

@@ -48,37 +48,44 @@ class Memory {
 // ResourceExhausted naming bytes; FailedPrecondition: this machine does not export memory.
 absl::StatusOr<ExportedMemory> Export(int device, std::size_t bytes);
 
-// Owns a stream that does not synchronise with the default stream.
-class OwnedStream {
+// Owns what CUDA gives out as a pointer. Move-only.
+template <void (*kDestroy)(void*)>
+class OwnedHandle {
  public:
-  static absl::StatusOr<OwnedStream> Create();
-  OwnedStream() = default;
-  OwnedStream(OwnedStream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  OwnedStream& operator=(OwnedStream&& other) noexcept {
+  OwnedHandle() = default;
+  explicit OwnedHandle(void* handle) : handle_(handle) {}
+  OwnedHandle(OwnedHandle&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  OwnedHandle& operator=(OwnedHandle&& other) noexcept {
     std::swap(handle_, other.handle_);
     return *this;
   }
-  ~OwnedStream();
+  ~OwnedHandle() {
+    if (handle_ != nullptr) kDestroy(handle_);
+  }
   void* get() const { return handle_; }
 
  private:
-  void* handle_ = nullptr;  // cudaStream_t
+  void* handle_ = nullptr;
+};
+
+// A stream that does not synchronise with the default stream.
+class OwnedStream {
+ public:
+  static absl::StatusOr<OwnedStream> Create();
+  void* get() const { return handle_.get(); }
+
+ private:
+  static void Destroy(void* handle);
+  OwnedHandle<Destroy> handle_;  // cudaStream_t
 };
 
 // Waits for all that was enqueued on a stream.
 absl::Status WaitFor(void* stream);
 
-// Owns an event with a time.
+// An event with a time.
 class OwnedEvent {
  public:
   static absl::StatusOr<OwnedEvent> Create();
-  OwnedEvent() = default;
-  OwnedEvent(OwnedEvent&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  OwnedEvent& operator=(OwnedEvent&& other) noexcept {
-    std::swap(handle_, other.handle_);
-    return *this;
-  }
-  ~OwnedEvent();
 
   absl::Status Record(void* stream) const;
   absl::Status Wait() const;
@@ -86,7 +93,8 @@ class OwnedEvent {
   static absl::StatusOr<double> Seconds(const OwnedEvent& from, const OwnedEvent& to);
 
  private:
-  void* handle_ = nullptr;  // cudaEvent_t
+  static void Destroy(void* handle);
+  OwnedHandle<Destroy> handle_;  // cudaEvent_t
 };
 
 // Between any two places, host or device; from pageable memory it may wait for the stream.

@@ -25,15 +25,6 @@ struct WarpgroupProduct<8> {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "l"(a), "l"(b));
   }
-  template <bool kKeep>
-  __device__ static void Add(float (&d)[4], const std::uint32_t (&a)[4], std::uint64_t b) {
-    EXPERTD_SM90A(
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3"
-        "}, {%4, %5, %6, %7}, %8, %9, 1, 1, 0;"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kKeep ? 1 : 0));
-  }
 };
 
 template <>
@@ -45,15 +36,6 @@ struct WarpgroupProduct<16> {
         "}, %8, %9, 1, 1, 1, 0, 0;"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
         : "l"(a), "l"(b));
-  }
-  template <bool kKeep>
-  __device__ static void Add(float (&d)[8], const std::uint32_t (&a)[4], std::uint64_t b) {
-    EXPERTD_SM90A(
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7"
-        "}, {%8, %9, %10, %11}, %12, %13, 1, 1, 0;"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kKeep ? 1 : 0));
   }
 };
 

@@ -4,7 +4,7 @@ registers one by one. usage: wgmma_shapes.py && clang-format -i wgmma_shapes.cuh
 import pathlib
 
 WIDTHS = [8, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160]
-REGISTER_WIDTHS = [8, 16, 32, 64, 128]  # of a from registers: consumer.cuh
+REGISTER_WIDTHS = [32, 64, 128]  # of a from registers: those of consumer.cuh above kFewTokens
 
 HEADER = """// wgmma.mma_async for each width of tokens: d[64, N] += a[64, 16] . b[16, N] by a warpgroup, bf16 in, f32 sums. The
 // instruction names its registers one by one, so each width is written out. Written by wgmma_shapes.py, not by hand.

@@ -1,4 +1,4 @@
-// Host memory that the device reads and writes where it lies.
+// Which of the host's memory the device reads and writes where it lies.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,9 @@
 
 namespace expertd::cuda {
 
-// Ranges that the engine has handed out: known to be page-locked, and mapped for its device. Thread-safe.
-class OwnMemory {
+// Ranges that the engine has page-locked and mapped for its device: its row buffers, and regions that it was shown.
+// Thread-safe.
+class PinnedRanges {
  public:
   void Add(const std::byte* data, std::size_t bytes) {
     MutexLock lock(mutex_);
