@@ -44,11 +44,14 @@ absl::Status FusedTopkRouting(const FusedTopkRoutingArgs& args, Stream stream) {
   if (absl::Status status = Check(args); !status.ok() || args.n == 0) return status;
   const std::int64_t n_group = args.rule.group_score == GroupScore::kNone ? 1 : args.rule.n_group;
   const std::int64_t group = args.rule.group_score == GroupScore::kNone ? 0 : args.e / n_group;
+  const bool softmax = args.rule.score == Score::kSoftmax && !args.rule.correction_bias &&
+                       args.rule.group_score == GroupScore::kNone && args.rule.weigh == Weigh::kScore;
   const bool many = args.n >= kManyRoutingRows && args.rule.weigh != Weigh::kSparseMixer;
   const TopkRoutingLaunch launch = {.n = args.n,
                                     .e = static_cast<int>(args.e),
                                     .k = static_cast<int>(args.k),
                                     .values_per_lane = RoutingValuesPerLane(args.e, n_group),
+                                    .softmax = softmax ? RoutingLanesOfSoftmax(args.n, args.e, args.k) : RoutingLanes{},
                                     .many = many ? RoutingLanesOfManyRows(args.e, args.k, group) : RoutingLanes{},
                                     .vectorised = args.e % 4 == 0 && Aligned16({args.logits, args.correction_bias}),
                                     .rule = PlainOf(args.rule),

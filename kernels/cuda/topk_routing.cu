@@ -168,6 +168,7 @@ int Launch(const TopkRoutingLaunch& launch, void* stream) {
 }  // namespace
 
 int LaunchTopkRouting(const TopkRoutingLaunch& launch, void* stream) {
+  if (launch.softmax.lanes > 0) return LaunchTopkRoutingSoftmax(launch, stream);
   if (launch.many.lanes > 0) return LaunchTopkRoutingMany(launch, stream);
   switch (launch.values_per_lane) {
     case 1:

@@ -27,7 +27,8 @@ struct TopkRoutingLaunch {
   std::int64_t n = 0;
   int e = 0, k = 0;
   int values_per_lane = 0;  // RoutingValuesPerLane
-  RoutingLanes many;        // lanes > 0: the kernel of many rows
+  RoutingLanes softmax;     // lanes > 0: the kernel of softmax without bias or groups
+  RoutingLanes many;        // else, lanes > 0: the kernel of many rows
   bool vectorised = false;  // e a multiple of 4 and logits and bias 16-byte aligned
   PlainRule rule;
   const float* logits = nullptr;
@@ -38,7 +39,8 @@ struct TopkRoutingLaunch {
 
 // Enqueues one kernel on `stream` (a cudaStream_t); the answer is a cudaError_t.
 int LaunchTopkRouting(const TopkRoutingLaunch& launch, void* stream);
-// The parts of it for rows that share a warp, and for rows that one warp does not hold.
+// The parts of it for plain softmax, for rows that share a warp, and for rows that one warp does not hold.
+int LaunchTopkRoutingSoftmax(const TopkRoutingLaunch& launch, void* stream);
 int LaunchTopkRoutingMany(const TopkRoutingLaunch& launch, void* stream);
 int LaunchTopkRoutingBlock(const TopkRoutingLaunch& launch, void* stream);
 

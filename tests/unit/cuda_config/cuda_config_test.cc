@@ -229,6 +229,20 @@ TEST(TopkRoutingConfigTest, ManyRowsShareAWarpUnlessAGroupLiesAcrossChunks) {
   EXPECT_EQ(RoutingLanesOfManyRows(256, 8, 64).lanes, 0);
 }
 
+TEST(TopkRoutingConfigTest, LanesOfSoftmaxFollowTheRowsButNotTheirRoom) {
+  for (const std::int64_t e : {1, 8, 32, 33, 64, 100, 128, 160, 256, 384, 512}) {
+    const RoutingLanes few = RoutingLanesOfSoftmax(1, e, 8), many = RoutingLanesOfSoftmax(kManyRoutingRows, e, 8);
+    EXPECT_GE(few.lanes * few.values, e);
+    EXPECT_EQ(few.lanes * few.values, many.lanes * many.values) << "both add exponentials up over the same tree";
+    EXPECT_GE(many.lanes, kRoutingChunk) << "a lane writes one of the chosen";
+    EXPECT_EQ(32 % many.lanes, 0);
+  }
+  EXPECT_EQ(RoutingLanesOfSoftmax(kManyRoutingRows - 1, 128, 8).lanes, 16);
+  EXPECT_EQ(RoutingLanesOfSoftmax(kManyRoutingRows, 128, 8).lanes, 8);
+  EXPECT_EQ(RoutingLanesOfSoftmax(1, 513, 8).lanes, 0);
+  EXPECT_EQ(RoutingLanesOfSoftmax(1, 128, 9).lanes, 0);
+}
+
 TEST(RowOpsConfigTest, ManySlotsAreMarkedInsteadOfScanned) {
   EXPECT_TRUE(ScanSlots(kMaxScannedSlots));
   EXPECT_FALSE(ScanSlots(kMaxScannedSlots + 1));
