@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/expert_sort.cuh"
+#include "kernels/cuda/launch_early.h"
 
 namespace expertd::cuda {
 namespace {
@@ -27,6 +28,7 @@ __device__ void WalkSlots(const ExpertSortLaunch& launch, int warp, const Visit&
 // Counts of this block's slots: block_counts[block, bin]. Integer atomics, whose order does not show.
 __global__ void __launch_bounds__(kSortThreads) CountKernel(const __grid_constant__ ExpertSortLaunch launch) {
   extern __shared__ std::int32_t count[];  // [bins]
+  LaunchNext();
   for (int bin = threadIdx.x; bin < launch.bins; bin += kSortThreads) count[bin] = 0;
   __syncthreads();
   const std::int64_t per_block = launch.config.warps * launch.config.slots_per_warp;
@@ -161,6 +163,7 @@ __global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_cons
       if (bin >= 0) atomicAdd(&own[bin], 1);  // integers: the order does not show
     });
   }
+  WaitForPrevious();  // for the counts
   __syncthreads();
   ScanBins(launch, shared);
   __syncthreads();
@@ -196,6 +199,9 @@ int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream_handle) {
   const int error =
       cudaFuncSetAttribute(PlaceKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.config.shared_bytes);
   if (error != cudaSuccess) return error;
+  if (launch.early && launch.block_counts != nullptr) {
+    return LaunchEarly(PlaceKernel, launch.config.blocks, kSortThreads, launch.config.shared_bytes, stream, launch);
+  }
   PlaceKernel<<<launch.config.blocks, kSortThreads, launch.config.shared_bytes, stream>>>(launch);
   return cudaGetLastError();
 }

@@ -30,6 +30,8 @@ struct ExpertSortLaunch {
   std::int64_t capacity = -1;
   std::int32_t* overflow = nullptr;  // [1] slots over capacity; null in the sorted layout
 
+  bool early = false;  // on Hopper: the second kernel starts while the first counts
+
   // Set to zero on the way, for the kernel that follows.
   std::int32_t* cleared = nullptr;  // [cleared_count]
   std::int64_t cleared_count = 0;

@@ -14,6 +14,15 @@ bool Vectorised(std::int64_t d, Element element, std::initializer_list<const voi
   return d % VectorElements(element) == 0 && Aligned16(rows);
 }
 
+// Keeps rows in shared memory where the device and the shape allow it.
+absl::Status ChooseHeld(SpreadRowsLaunch& spread) {
+  const absl::StatusOr<DeviceLimits> device = CurrentDevice();
+  if (!device.ok()) return device.status();
+  if (!spread.vectorised) return absl::OkStatus();
+  spread.held = ChooseHeldRows(*device, spread.n, spread.k, spread.d * SizeOf(spread.element), spread.cleared);
+  return absl::OkStatus();
+}
+
 std::uint8_t* TakeMarks(const FusedWeightedScatterArgs& args, Scratch& scratch) {
   return ScanSlots(args.n * args.k) ? nullptr : scratch.Take<std::uint8_t>(args.r);
 }
@@ -55,17 +64,18 @@ absl::Status FusedWeightedScatter(const FusedWeightedScatterArgs& args, Workspac
   if (absl::Status status = CheckWorkspace(workspace, WorkspaceBytes(args)); !status.ok()) return status;
   Scratch scratch(workspace.data);
   const Element element = ElementOf(args.dtype);
-  const SpreadRowsLaunch spread = {.n = args.n,
-                                   .d = args.d,
-                                   .k = args.k,
-                                   .element = element,
-                                   .vectorised = Vectorised(args.d, element, {args.grad_out, args.grad_expert}),
-                                   .from = args.grad_out,
-                                   .slot_row = args.slot_row,
-                                   .weights = args.weights,
-                                   .to = args.grad_expert,
-                                   .cleared = args.r,
-                                   .marks = TakeMarks(args, scratch)};
+  SpreadRowsLaunch spread = {.n = args.n,
+                             .d = args.d,
+                             .k = args.k,
+                             .element = element,
+                             .vectorised = Vectorised(args.d, element, {args.grad_out, args.grad_expert}),
+                             .from = args.grad_out,
+                             .slot_row = args.slot_row,
+                             .weights = args.weights,
+                             .to = args.grad_expert,
+                             .cleared = args.r,
+                             .marks = TakeMarks(args, scratch)};
+  if (absl::Status status = ChooseHeld(spread); !status.ok()) return status;
   return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_weighted_scatter");
 }
 
@@ -103,17 +113,20 @@ absl::Status FusedRoutingScatter(const FusedRoutingScatterArgs& args, Workspace 
   sort.capacity = args.max_tokens;
   sort.overflow = args.overflow;
   const Element element = ElementOf(args.dtype);
-  const SpreadRowsLaunch spread = {.n = args.n,
-                                   .d = args.d,
-                                   .k = args.k,
-                                   .element = element,
-                                   .vectorised = Vectorised(args.d, element, {args.rows, args.batched}),
-                                   .from = args.rows,
-                                   .slot_row = args.slot_pos,
-                                   .to = args.batched,
-                                   .cleared = args.e * args.max_tokens,
-                                   .max_tokens = args.max_tokens,
-                                   .counts = args.counts};
+  SpreadRowsLaunch spread = {.n = args.n,
+                             .d = args.d,
+                             .k = args.k,
+                             .element = element,
+                             .vectorised = Vectorised(args.d, element, {args.rows, args.batched}),
+                             .from = args.rows,
+                             .slot_row = args.slot_pos,
+                             .to = args.batched,
+                             .cleared = args.e * args.max_tokens,
+                             .max_tokens = args.max_tokens,
+                             .counts = args.counts,
+                             .sorted = true};
+  if (absl::Status status = ChooseHeld(spread); !status.ok()) return status;
+  sort.early = spread.held.blocks > 0;
   return FromCuda(EnqueueSortAndSpread(sort, spread, stream), "fused_routing_scatter");
 }
 
@@ -148,16 +161,19 @@ absl::Status FusedDispatchPack(const FusedDispatchPackArgs& args, Workspace work
   plan.sort.counts = args.counts;
   plan.sort.positions = plan.positions;
   plan.sort.sorted_slots = args.source;
-  const SpreadRowsLaunch spread = {.n = args.n,
-                                   .d = args.d,
-                                   .k = args.k,
-                                   .tail = 8,
-                                   .element = Element::kBF16,
-                                   .vectorised = Vectorised(args.d, Element::kBF16, {args.rows, args.packed}),
-                                   .from = args.rows,
-                                   .slot_row = plan.positions,
-                                   .tail_ids = args.ids,
-                                   .to = args.packed};
+  SpreadRowsLaunch spread = {.n = args.n,
+                             .d = args.d,
+                             .k = args.k,
+                             .tail = 8,
+                             .element = Element::kBF16,
+                             .vectorised = Vectorised(args.d, Element::kBF16, {args.rows, args.packed}),
+                             .from = args.rows,
+                             .slot_row = plan.positions,
+                             .tail_ids = args.ids,
+                             .to = args.packed,
+                             .sorted = true};
+  if (absl::Status status = ChooseHeld(spread); !status.ok()) return status;
+  plan.sort.early = spread.held.blocks > 0;
   return FromCuda(EnqueueSortAndSpread(plan.sort, spread, stream), "fused_dispatch_pack");
 }
 

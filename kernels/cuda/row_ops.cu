@@ -192,6 +192,7 @@ int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream_handle) {
 
 int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
+  if (launch.held.blocks > 0) return LaunchHeldRows(launch, stream_handle);
   if (launch.marks != nullptr) {
     const std::int64_t slots = launch.n * launch.k;
     const int error = cudaMemsetAsync(launch.marks, 0, static_cast<std::size_t>(launch.cleared), stream);

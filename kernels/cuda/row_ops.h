@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/expert_sort.h"
 #include "kernels/cuda/plain.h"
+#include "kernels/cuda/row_ops_config.h"
 
 namespace expertd::cuda {
 
@@ -42,8 +43,14 @@ struct SpreadRowsLaunch {
   std::int64_t cleared = 0, max_tokens = 1;
   const std::int32_t* counts = nullptr;
   std::uint8_t* marks = nullptr;
+
+  HeldRows held;  // where the device holds them (ChooseHeldRows); then `vectorised`, and no marks
+  bool sorted =
+      false;  // the stream's last kernel made slot_row and nothing else that this reads: held rows start early
 };
 int LaunchSpreadRows(const SpreadRowsLaunch& launch, void* stream);
+// The part of it for held rows.
+int LaunchHeldRows(const SpreadRowsLaunch& launch, void* stream);
 
 // LaunchExpertSort(sort) and then LaunchSpreadRows(spread) as one kernel, for few slots (CountSlots). `sort` is not
 // padded (block = 1) and has no block_experts; spread.slot_row is sort.positions.

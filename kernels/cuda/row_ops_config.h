@@ -20,6 +20,28 @@ constexpr bool CountSlots(std::int64_t slots, std::int64_t bins) {
   return slots > 0 && slots <= kMaxCountedSlots && bins <= kMaxCountedBins;
 }
 
+// On Hopper, a block a multiprocessor that keeps rows in shared memory before it writes them. For as many rows as make
+// that worth while, and no more than twice those that fit, or most are read between writes after all.
+struct HeldRows {
+  int blocks = 0;  // 0: not so
+  int rows = 0;    // that a block holds
+};
+inline constexpr int kHeldWarps = 8;                            // that write
+inline constexpr int kHeldOwners = 128, kHeldOwnedRows = 8192;  // blocks that clear, at most so many rows each
+inline constexpr std::int64_t kHeldBytes = 212 * 1024, kMinHeldRows = 8, kMaxHeldRows = 256;
+inline constexpr std::int64_t kMaxHeldSlots = 128 * 1024;
+constexpr int HeldSharedBytes(std::int64_t rows, std::int64_t row_bytes) {
+  return static_cast<int>(rows * (row_bytes + 2 * 8));
+}
+constexpr HeldRows ChooseHeldRows(const DeviceLimits& device, std::int64_t n, std::int64_t k, std::int64_t row_bytes,
+                                  std::int64_t cleared) {
+  const std::int64_t blocks = device.multiprocessors, rows = std::min(kHeldBytes / row_bytes, kMaxHeldRows);
+  const bool fits = n >= kMinHeldRows * blocks && n <= 2 * rows * blocks;
+  const bool clears = blocks >= kHeldOwners && cleared <= kHeldOwners * kHeldOwnedRows;
+  if (device.compute_capability != 90 || !fits || !clears || n * k > kMaxHeldSlots) return {};
+  return {static_cast<int>(blocks), static_cast<int>(rows)};
+}
+
 // Threads of a block of gather_reduce: few vectors are spread over many blocks, so that all multiprocessors fetch.
 constexpr int GatherThreads(std::int64_t vectors) { return vectors < 64 * 1024 ? 64 : 256; }
 

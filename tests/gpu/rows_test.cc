@@ -71,22 +71,28 @@ TEST_F(RowsGpuTest, GatherReduceIsTheReference) {
   });
 }
 
-TEST_F(RowsGpuTest, WeightedScatterIsTheReference) {
-  ForEachProblem([](const Problem& p) {
-    FusedWeightedScatterArgs args = {.n = p.n, .d = p.d, .k = p.k, .r = p.r, .dtype = p.dtype};
-    const HostArray grad = HostArray::Normal(p.dtype, p.n * p.d, 32);
-    HostArray want(p.dtype, p.r * p.d);
-    args.grad_out = grad.bytes.data(), args.slot_row = p.slot_row.data(), args.weights = p.weights.data();
-    args.grad_expert = want.bytes.data();
-    EXPERTD_ASSERT_OK(reference::FusedWeightedScatter(args));
-    const DeviceArray<std::byte> device_grad(grad.bytes), out(static_cast<std::int64_t>(want.bytes.size()));
-    const DeviceArray<std::int32_t> slot_row(p.slot_row);
-    const DeviceArray<float> weights(p.weights);
-    args.grad_out = device_grad.data(), args.slot_row = slot_row.data(), args.weights = weights.data();
-    args.grad_expert = out.data();
-    EXPERTD_ASSERT_OK(cuda::FusedWeightedScatter(args, DeviceWorkspace::For(args), {}));
-    EXPECT_CLOSE(Fetch(out, p.dtype), want, Tolerance(p.dtype));
-  });
+void ExpectWeightedScatter(const Problem& p) {
+  FusedWeightedScatterArgs args = {.n = p.n, .d = p.d, .k = p.k, .r = p.r, .dtype = p.dtype};
+  const HostArray grad = HostArray::Normal(p.dtype, p.n * p.d, 32);
+  HostArray want(p.dtype, p.r * p.d);
+  args.grad_out = grad.bytes.data(), args.slot_row = p.slot_row.data(), args.weights = p.weights.data();
+  args.grad_expert = want.bytes.data();
+  EXPERTD_ASSERT_OK(reference::FusedWeightedScatter(args));
+  const DeviceArray<std::byte> device_grad(grad.bytes), out(static_cast<std::int64_t>(want.bytes.size()));
+  const DeviceArray<std::int32_t> slot_row(p.slot_row);
+  const DeviceArray<float> weights(p.weights);
+  args.grad_out = device_grad.data(), args.slot_row = slot_row.data(), args.weights = weights.data();
+  args.grad_expert = out.data();
+  EXPERTD_ASSERT_OK(cuda::FusedWeightedScatter(args, DeviceWorkspace::For(args), {}));
+  EXPECT_CLOSE(Fetch(out, p.dtype), want, Tolerance(p.dtype));
+}
+
+TEST_F(RowsGpuTest, WeightedScatterIsTheReference) { ForEachProblem(ExpectWeightedScatter); }
+
+// More rows of 16 KiB than the shared memory of a Hopper device holds, so that they take turns there.
+TEST_F(RowsGpuTest, WeightedScatterOfManyLargeRows) {
+  const std::int64_t n = 3001, k = 2, r = n * k + 900;
+  ExpectWeightedScatter({n, 4096, k, r, DType::kF32, SlotRows(n * k, r, true), std::vector<float>(n * k, 0.75f)});
 }
 
 // The two ways to find the rows that nobody names meet at 2048 slots.

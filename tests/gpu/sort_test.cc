@@ -86,6 +86,11 @@ TEST_F(SortGpuTest, ScatterIsTheReference) {
   }
 }
 
+// More rows of 16 KiB than the shared memory of a Hopper device holds, so that they take turns there.
+TEST_F(SortGpuTest, ScatterOfManyLargeRows) {
+  const FusedRoutingScatterArgs args = {.n = 3001, .d = 8192, .e = 8, .k = 2, .max_tokens = 700};
+  ExpectScatter(args, TestIds(args.n, 8, 2, true), HostArray::Normal(DType::kBF16, args.n * args.d, 7));
+}
 TEST_F(SortGpuTest, ScatterReportsWhatIsOverCapacity) {
   const FusedRoutingScatterArgs args = {.n = 5000, .d = 8, .e = 4, .k = 1, .max_tokens = 100};
   ExpectScatter(args, Ids(5000, 3), HostArray::Normal(DType::kBF16, 5000 * 8, 6));

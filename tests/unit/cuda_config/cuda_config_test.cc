@@ -243,6 +243,22 @@ TEST(TopkRoutingConfigTest, LanesOfSoftmaxFollowTheRowsButNotTheirRoom) {
   EXPECT_EQ(RoutingLanesOfSoftmax(1, 128, 9).lanes, 0);
 }
 
+TEST(RowOpsConfigTest, HopperHoldsManyRowsButNotSmallShareOfThem) {
+  const DeviceLimits hopper = {.multiprocessors = 132, .shared_bytes_per_block = 232448, .compute_capability = 90};
+  EXPECT_EQ(ChooseHeldRows(hopper, 8192, 8, 4096, 1 << 17).rows, 53);
+  EXPECT_EQ(ChooseHeldRows(hopper, 8192, 8, 4096, 1 << 17).blocks, 132);
+  EXPECT_EQ(ChooseHeldRows(hopper, 1055, 8, 4096, 0).blocks, 0) << "too few";
+  EXPECT_EQ(ChooseHeldRows(hopper, 8192, 8, 14336, 0).blocks, 0) << "most would not fit";
+  EXPECT_EQ(ChooseHeldRows(hopper, 8192, 17, 4096, 0).blocks, 0) << "too many slots to look through";
+  EXPECT_EQ(ChooseHeldRows(hopper, 8192, 8, 4096, (1 << 20) + 1).blocks, 0) << "too many to clear";
+  EXPECT_EQ(ChooseHeldRows(hopper, 2000, 1, 300 * 1024, 0).blocks, 0) << "not even one fits";
+  EXPECT_EQ(ChooseHeldRows(kA100, 8192, 8, 4096, 0).blocks, 0);
+  for (const std::int64_t bytes : {16, 80, 4096, 16384}) {
+    const HeldRows held = ChooseHeldRows(hopper, 2000, 2, bytes, 0);
+    EXPECT_LE(HeldSharedBytes(held.rows, bytes) + kHeldOwnedRows / 8 + 1024, hopper.shared_bytes_per_block);
+  }
+}
+
 TEST(RowOpsConfigTest, ManySlotsAreMarkedInsteadOfScanned) {
   EXPECT_TRUE(ScanSlots(kMaxScannedSlots));
   EXPECT_FALSE(ScanSlots(kMaxScannedSlots + 1));
