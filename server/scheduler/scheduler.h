@@ -26,6 +26,8 @@ struct SchedulerOptions {
   // Submit itself runs batches that are expected to take no longer than this, and so saves the hop to a scheduler
   // thread, which for such a batch costs more than the batch. 0: never.
   std::chrono::microseconds inline_limit{0};
+  // Rows that wait, up to so many batches, are copied to the device meanwhile (Engine::StageRows). 0: none.
+  std::int64_t stage_batches_ahead = 2;
   // One idle thread looks for work so long before it goes to sleep: what is submitted meanwhile saves a wake-up, at the
   // price of a core. 0: never.
   std::chrono::microseconds busy_poll{0};
