@@ -147,7 +147,8 @@ Scheduler::Impl::~Impl() {
 }
 
 Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
-  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), time_.Now());
+  const Clock::time_point now = time_.Now();
+  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), now);
   FinishedJobs refused;
   JobId id = 0;  // never given to a job: a refused one cannot be cancelled
   Turn turn;
@@ -160,7 +161,7 @@ Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
       std::optional<Clock::time_point> look_again;
       run = places_ > 0 && RunsWithin(inline_limit_) && Begin(turn, look_again);
       if (!run) PublishLoad();
-      if (!run && MustWait()) turn.ahead = book_.Grant(time_.Now());
+      if (!run && MustWait()) turn.ahead = book_.Grant(now);
       wake = ShouldWake();
     } else {
       refused.push_back({.job = std::move(entry->job), .status = refusal_});
@@ -226,9 +227,8 @@ void Scheduler::Impl::Do(Turn& turn) {
 void Scheduler::Impl::StageAhead(const std::vector<StageOrder>& orders) {
   for (const StageOrder& order : orders) {
     absl::StatusOr<StagedRowsPtr> copy = engine_.StageRows(order.rows, order.first, order.bytes);
-    const StagedRowsPtr begun =
-        copy.ok() ? *std::move(copy) : nullptr;  // dropped outside the lock, where nobody wants it
-    MutexLock lock(mutex_);
+    const StagedRowsPtr begun = copy.ok() ? *std::move(copy) : nullptr;
+    MutexLock lock(mutex_);  // not held any more when a copy that nobody wants is dropped
     book_.Begun(order, begun);
   }
 }
