@@ -60,7 +60,8 @@ struct QueueStats {
 
 // Self-synchronised. Owns engine.info().concurrency threads, each of which runs one batch at a time: a request makes
 // at most one thread hop, from the transport to there, and is completed there. Short batches run on the thread that
-// submits (inline_limit). However many threads submit, no more than `concurrency` batches run at once.
+// submits (inline_limit). However many threads submit, no more than `concurrency` batches run at once. Copies ahead of
+// batches are begun by the thread whose call made room for them or needs them: Submit, or a batch that begins.
 class Scheduler {
  public:
   using JobId = std::uint64_t;
