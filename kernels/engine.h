@@ -71,6 +71,28 @@ class RowBuffer {
   Release release_;
 };
 
+// Makes a buffer one of two owners of its memory; the other is what this returns.
+inline std::shared_ptr<const RowBuffer> Share(RowBuffer& buffer) {
+  const auto shared = std::make_shared<RowBuffer>(std::move(buffer));
+  buffer = RowBuffer(shared->data(), shared->size(), shared->capacity(), [shared](std::byte*, std::size_t) {});
+  return shared;
+}
+
+// A copy of rows in the device's memory, made ahead of their batch (Engine::StageRows). Its place is given back when it
+// is destroyed, from any thread and without blocking. Not to outlive its engine.
+class StagedRows {
+ public:
+  virtual ~StagedRows() = default;
+};
+using StagedRowsPtr = std::shared_ptr<const StagedRows>;
+
+// How rows came to the device.
+struct StagingTotals {
+  std::int64_t rows_on_arrival = 0;  // whose batch found them there
+  std::int64_t rows_with_batch = 0;  // which their batch fetched from the host's memory
+  std::int64_t bytes = 0;            // of copies that are held now
+};
+
 // Exported memory comes in whole multiples of so many bytes: the device then keeps nothing else in the same allocation,
 // and whoever maps it sees nothing else.
 inline constexpr std::size_t kExportedMultiple = 2 << 20;
@@ -95,6 +117,8 @@ struct Segment {
   // Input and output lie in ExportedMemory of this engine, so the host must not touch them. Others may write there
   // meanwhile: that spoils this segment's rows and nothing else.
   bool on_device = false;
+  // Null, or a copy of rows that may hold the input's: the engine then waits for it and uses it instead.
+  const StagedRows* staged = nullptr;
 
   // Pre-routed when k > 0: ids and weights are [rows, k]. -1 is an unused slot, ids outside the layer's held experts
   // are skipped, weights are applied as given, slots are summed in the order given. k = 0: the layer's router chooses.
@@ -122,8 +146,9 @@ struct EngineInfo {
   std::string numerics_id;  // equal ids and equal fingerprints: equal bits
   int concurrency = 1;      // how many Run calls may be in progress at once
   std::int64_t max_batch_rows = 0;
-  std::int64_t max_k = 0;   // largest Segment::k
-  std::string device_uuid;  // "GPU-..." as the driver prints it; empty: the engine exports no memory
+  std::int64_t max_k = 0;             // largest Segment::k
+  std::string device_uuid;            // "GPU-..." as the driver prints it; empty: the engine exports no memory
+  std::int64_t stage_from_bytes = 0;  // rows of so many bytes are worth StageRows; 0: the engine does not stage
 };
 
 // Of a device, whoever uses it.
@@ -142,6 +167,7 @@ class Engine {
   virtual DeviceMemory memory() const { return {}; }
   // Recorded batches that are held for replay (CUDA graphs).
   virtual std::int64_t graphs() const { return 0; }
+  virtual StagingTotals staging() const { return {}; }
 
   // Reads all weights from `source`, packs them for the device and drops the source's pages as it goes. Blocks. Layers
   // may be loaded while others serve. InvalidArgument: the spec is invalid or beyond this engine; ResourceExhausted: it
@@ -156,6 +182,15 @@ class Engine {
   // AcquireRows: until the result is destroyed, from any thread, which may wait for batches in progress. Null: the
   // engine does not, and copies rows that lie there.
   virtual std::shared_ptr<void> PinHostMemory(std::byte* data, std::size_t bytes) { return nullptr; }
+
+  // Begins to copy [first, first + bytes) of `rows`, which came from AcquireRows or lie in PinHostMemory, to the
+  // device, and keeps them until that has ended, however soon the copy is dropped. For segments whose input lies there
+  // (Segment::staged). Does not wait. ResourceExhausted: no room now; FailedPrecondition: `rows` lie elsewhere;
+  // Unimplemented: the engine computes in host memory; Internal: the device is lost. Batches then fetch the rows.
+  virtual absl::StatusOr<StagedRowsPtr> StageRows(std::shared_ptr<const RowBuffer> /*rows*/, std::size_t /*first*/,
+                                                  std::size_t /*bytes*/) {
+    return absl::UnimplementedError("this engine computes in host memory, it has nowhere to stage rows");
+  }
 
   // `bytes` (a multiple of kExportedMultiple, not 0) of zeroed device memory. Blocks. Unimplemented: the engine
   // computes in host memory; ResourceExhausted: the device has no more; FailedPrecondition: the machine does not export

@@ -27,6 +27,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCuda(int index, const EngineOptions&
   CudaEngineOptions cuda;
   cuda.device = index;
   cuda.path = options.path;
+  cuda.staging_bytes = options.staging_bytes;
   if (options.max_batch_rows != 0) cuda.max_batch_rows = options.max_batch_rows;
   if (options.row_buffer_bytes != 0) cuda.row_buffer_bytes = options.row_buffer_bytes;
   return MakeCudaEngine(cuda);

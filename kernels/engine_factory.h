@@ -16,6 +16,7 @@ struct EngineOptions {
   int threads = 0;                    // worker threads that compute, on the CPU
   std::int64_t max_batch_rows = 0;    // bounds the workspace
   std::int64_t row_buffer_bytes = 0;  // budget of AcquireRows
+  std::int64_t staging_bytes = 0;     // device memory for StageRows, where rows are computed on one; 0: none
   ExpertPath path = ExpertPath::kAuto;
 };
 

@@ -66,4 +66,10 @@ absl::StatusOr<std::vector<PlannedLayer>> PlanLayers(const ServerOptions& option
   return plan;
 }
 
+std::int64_t LargestHiddenSize(const ServerOptions& options, const std::vector<PlannedLayer>& plan) {
+  std::int64_t largest = options.max_hidden_size;
+  for (const PlannedLayer& layer : plan) largest = std::max(largest, layer.spec.hidden_size);
+  return largest;
+}
+
 }  // namespace expertd

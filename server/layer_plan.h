@@ -28,4 +28,7 @@ absl::StatusOr<std::vector<PlannedLayer>> PlanCheckpoint(const std::string& dir,
 // Opens every --checkpoint and selects --layers of it. Errors name file, tensor or layer, and the reason.
 absl::StatusOr<std::vector<PlannedLayer>> PlanLayers(const ServerOptions& options);
 
+// Of the planned layers and of those that may be loaded later.
+std::int64_t LargestHiddenSize(const ServerOptions& options, const std::vector<PlannedLayer>& plan);
+
 }  // namespace expertd

@@ -69,6 +69,13 @@ void AddGauge(prometheus::MetricFamily& family, std::vector<prometheus::ClientMe
   family.metric.push_back(std::move(metric));
 }
 
+void AddCounter(prometheus::MetricFamily& family, std::vector<prometheus::ClientMetric::Label> labels, double value) {
+  family.type = prometheus::MetricType::Counter;
+  prometheus::ClientMetric& metric = family.metric.emplace_back();
+  metric.label = std::move(labels);
+  metric.counter.value = value;
+}
+
 }  // namespace
 
 class Metrics::LiveCollectable : public prometheus::Collectable {
@@ -110,6 +117,11 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     gauge("expertd_device_region_bytes", "Device memory of the fast lane's sessions.", state.device_region_bytes);
     gauge("expertd_unsent_bytes", "Answers that the transport has not taken yet.", state.unsent_bytes);
     gauge("expertd_engine_graphs", "Recorded batches that the engine holds for replay.", state.graphs);
+    gauge("expertd_engine_staged_bytes", "Copies of waiting and running rows on the device.", state.staging.bytes);
+    prometheus::MetricFamily& staged =
+        family("expertd_engine_staged_rows_total", "Rows copied to the device, when they came or with their batch.");
+    AddCounter(staged, {{"how", "arrival"}}, static_cast<double>(state.staging.rows_on_arrival));
+    AddCounter(staged, {{"how", "batch"}}, static_cast<double>(state.staging.rows_with_batch));
     prometheus::MetricFamily& memory = family("expertd_device_memory_bytes", "Memory of the device, whoever uses it.");
     if (state.memory.total_bytes > 0) {
       AddGauge(memory, {{"kind", "total"}}, static_cast<double>(state.memory.total_bytes));
@@ -117,8 +129,7 @@ class Metrics::LiveCollectable : public prometheus::Collectable {
     }
     prometheus::MetricFamily& spans =
         family("expertd_spans_dropped_total", "Spans of sampled requests that could not be written.");
-    spans.type = prometheus::MetricType::Counter;
-    spans.metric.emplace_back().counter.value = static_cast<double>(state.dropped_spans);
+    AddCounter(spans, {}, static_cast<double>(state.dropped_spans));
     return families;
   }
 

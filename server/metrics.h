@@ -72,6 +72,7 @@ struct LiveState {
   std::uint64_t device_region_bytes = 0;
   std::int64_t dropped_spans = 0;
   std::int64_t graphs = 0;
+  StagingTotals staging;
 };
 
 // Thread-safe.

@@ -29,11 +29,12 @@ struct ServerOptions {
   std::int64_t max_batch_rows = 4096;
   std::int64_t buffer_mib = 1024;  // row buffers: requests and answers that are held
   std::int64_t batch_window_us = 0;
-  std::int64_t inline_batch_us = 100;  // 0: every batch runs on a scheduler thread
-  std::int64_t busy_poll_us = 0;       // 0: idle threads sleep
-  std::int64_t hang_timeout_ms = 0;    // 0: what suits the device
-  std::int64_t null_batch_us = 0;      // --device null only: what a batch takes,
-  std::int64_t null_row_ns = 0;        // and each of its rows
+  std::int64_t stage_batches_ahead = 2;  // on a GPU; 0: rows are copied there when their batch begins
+  std::int64_t inline_batch_us = 100;    // 0: every batch runs on a scheduler thread
+  std::int64_t busy_poll_us = 0;         // 0: idle threads sleep
+  std::int64_t hang_timeout_ms = 0;      // 0: what suits the device
+  std::int64_t null_batch_us = 0;        // --device null only: what a batch takes,
+  std::int64_t null_row_ns = 0;          // and each of its rows
 
   // Listeners
   std::string listen = "127.0.0.1:8470";

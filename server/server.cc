@@ -59,6 +59,7 @@ SchedulerOptions SchedulingOf(const ServerOptions& options, const EngineInfo& en
           .batch_window = std::chrono::microseconds(options.batch_window_us),
           .tenant_weights = *TenantWeights::Parse(options.tenant_weights),  // checked by ServerOptions::Validate
           .inline_limit = std::chrono::microseconds(computes_here ? options.inline_batch_us : 0),
+          .stage_batches_ahead = options.stage_batches_ahead,
           .busy_poll = std::chrono::microseconds(options.busy_poll_us)};
 }
 
@@ -91,13 +92,9 @@ FastLaneOptions LaneOf(const ServerOptions& options) {
 }
 
 LoadLimits LoadsOf(const ServerOptions& options, const std::vector<PlannedLayer>& plan, const EngineInfo& engine) {
-  LoadLimits limits = {.max_hidden_size = options.max_hidden_size,
-                       .weight_budget_bytes = options.weight_budget_mib << 20,
-                       .host_memory = engine.device == "cpu"};
-  for (const PlannedLayer& layer : plan) {
-    limits.max_hidden_size = std::max(limits.max_hidden_size, layer.spec.hidden_size);
-  }
-  return limits;
+  return {.max_hidden_size = LargestHiddenSize(options, plan),
+          .weight_budget_bytes = options.weight_budget_mib << 20,
+          .host_memory = engine.device == "cpu"};
 }
 
 v1::GetServerInfoResponse InfoOf(const ServerOptions& options, const EngineInfo& engine,
@@ -225,10 +222,7 @@ struct Server::State {
 
 absl::StatusOr<std::int64_t> MaxMessageBytes(const ServerOptions& options, std::int64_t max_k,
                                              const std::vector<PlannedLayer>& plan) {
-  std::int64_t row_bytes = BytesOf(DType::kF32, options.max_hidden_size);
-  for (const PlannedLayer& layer : plan) {
-    row_bytes = std::max(row_bytes, BytesOf(DType::kF32, layer.spec.hidden_size));
-  }
+  std::int64_t row_bytes = BytesOf(DType::kF32, LargestHiddenSize(options, plan));
   row_bytes += max_k * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float));
   const std::int64_t most = (kMaxGrpcMessageBytes / kGrpcLimitFactor - kSmallFieldsBytes) / row_bytes;
   if (options.max_rows_per_request > most) {
@@ -270,7 +264,8 @@ absl::Status Server::State::Bind(std::int64_t max_message_bytes) {
                      .region_bytes = lane ? lane->bytes_in_use() : 0,
                      .device_region_bytes = lane ? lane->device_bytes_in_use() : 0,
                      .dropped_spans = spans ? spans->dropped() : 0,
-                     .graphs = engine->graphs()};
+                     .graphs = engine->graphs(),
+                     .staging = engine->staging()};
   });
   if (!options.fast_lane_socket.empty()) {
     absl::StatusOr<std::unique_ptr<FastLane>> started = FastLane::Start(LaneOf(options), *engine, regions);

@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -42,7 +43,17 @@ void Say(const std::string& line) {
   std::fflush(stdout);
 }
 
-absl::StatusOr<std::unique_ptr<Engine>> MakeServerEngine(const ServerOptions& options) {
+// Room on the device for rows that wait, and for those of the batches in flight, which keep theirs until they end.
+// Never more than there is for the rows themselves.
+std::int64_t StagingBytes(const ServerOptions& options, const std::vector<PlannedLayer>& plan) {
+  constexpr std::int64_t kBatchesInFlight = 2;
+  if (options.stage_batches_ahead == 0) return 0;
+  const std::int64_t rows = (options.stage_batches_ahead + kBatchesInFlight) * options.max_batch_rows;
+  return std::min(BytesOf(DType::kBF16, rows * LargestHiddenSize(options, plan)), options.buffer_mib << 20);
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> MakeServerEngine(const ServerOptions& options,
+                                                         const std::vector<PlannedLayer>& plan) {
   const std::int64_t buffer_bytes = options.buffer_mib << 20;
   if (options.device == "null") {
     return MakeNullEngine({.max_batch_rows = options.max_batch_rows,
@@ -55,6 +66,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeServerEngine(const ServerOptions& op
   return MakeEngine(options.device, {.threads = static_cast<int>(options.threads),
                                      .max_batch_rows = options.max_batch_rows,
                                      .row_buffer_bytes = buffer_bytes,
+                                     .staging_bytes = StagingBytes(options, plan),
                                      .path = *path});
 }
 
@@ -100,7 +112,7 @@ int Serve(const ServerOptions& options) {
 
   absl::StatusOr<std::vector<PlannedLayer>> plan = PlanLayers(options);
   if (!plan.ok()) return Fail(plan.status(), kExitModelInvalid);
-  absl::StatusOr<std::unique_ptr<Engine>> engine = MakeServerEngine(options);
+  absl::StatusOr<std::unique_ptr<Engine>> engine = MakeServerEngine(options, *plan);
   if (!engine.ok()) {
     return Fail(engine.status(), absl::IsInvalidArgument(engine.status()) ? kExitUsage : kExitDeviceInit);
   }

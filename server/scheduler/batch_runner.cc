@@ -33,7 +33,7 @@ class Runner {
     segments_.clear();
     std::int64_t rows = 0;
     for (const Piece& piece : pieces) {
-      segments_.push_back(SegmentOf(*piece.job, piece.first_row, piece.rows));
+      segments_.push_back(SegmentOf(piece));
       rows += piece.rows;
     }
     StageTimes stages;
@@ -61,8 +61,9 @@ class Runner {
   // The halves become one piece again. Half an answer is none: the second half is not run when the first has failed.
   absl::Status RunRowHalves(Piece& piece) {
     const std::int64_t cut = piece.rows / 2;
-    Piece halves[] = {{.job = piece.job, .first_row = piece.first_row, .rows = cut},
-                      {.job = piece.job, .first_row = piece.first_row + cut, .rows = piece.rows - cut}};
+    Piece halves[] = {
+        {.job = piece.job, .first_row = piece.first_row, .rows = cut, .staged = piece.staged},
+        {.job = piece.job, .first_row = piece.first_row + cut, .rows = piece.rows - cut, .staged = piece.staged}};
     absl::Status lost;
     for (Piece& half : halves) {
       lost = Run(absl::MakeSpan(&half, 1));
@@ -91,15 +92,18 @@ StageTimes operator+(const StageTimes& a, const StageTimes& b) {
           .stage_out = a.stage_out + b.stage_out};
 }
 
-Segment SegmentOf(const Job& job, std::int64_t first_row, std::int64_t rows) {
+Segment SegmentOf(const Piece& piece) {
+  const Job& job = *piece.job;
+  const std::int64_t first_row = piece.first_row;
   const LayerSpec& spec = job.layer->spec();
-  Segment segment{.rows = rows,
+  Segment segment{.rows = piece.rows,
                   .input = job.input.data() + BytesOf(job.input_dtype, first_row * spec.hidden_size),
                   .output = job.output.data() + BytesOf(job.output_dtype, first_row * spec.hidden_size),
                   .input_dtype = job.input_dtype,
                   .output_dtype = job.output_dtype,
                   .shared_expert = job.shared_expert,
                   .on_device = job.on_device,
+                  .staged = piece.staged.get(),
                   .k = job.k};
   if (job.k == 0 && !job.return_routing) return segment;
   const std::int64_t k = job.k > 0 ? job.k : spec.experts_per_token;

@@ -16,6 +16,7 @@ struct Piece {
   const Job* job = nullptr;
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
+  StagedRowsPtr staged;  // null, or a copy that may hold them
 
   // Written by RunBatch.
   absl::Status status;          // ok: the job's output holds these rows
@@ -27,7 +28,7 @@ struct Piece {
 StageTimes operator+(const StageTimes& a, const StageTimes& b);
 
 // The engine's view of a piece.
-Segment SegmentOf(const Job& job, std::int64_t first_row, std::int64_t rows);
+Segment SegmentOf(const Piece& piece);
 
 using BatchDone = absl::FunctionRef<void(std::int64_t rows, std::int64_t requests, const StageTimes& stages)>;
 

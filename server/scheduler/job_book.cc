@@ -34,6 +34,7 @@ std::uint64_t JobBook::Add(std::unique_ptr<JobEntry> entry) {
   entry->id = ++last_id_;
   entry->tenant = &tenants_.Enter(entry->job->tenant);
   Enqueue(*entry);
+  staging_.Add(*entry);
   entries_.emplace(last_id_, std::move(entry));
   return last_id_;
 }
@@ -48,7 +49,10 @@ RunningBatch JobBook::Begin(const BatchDecision& decision, const ServiceTime& se
     JobEntry& entry = static_cast<JobEntry&>(*pick.request);
     batch.layer = entry.job->layer;
     batch.entries.push_back(&entry);
-    batch.pieces.push_back({.job = entry.job.get(), .first_row = entry.job->rows - entry.rows, .rows = pick.rows});
+    batch.pieces.push_back({.job = entry.job.get(),
+                            .first_row = entry.first_waiting(),
+                            .rows = pick.rows,
+                            .staged = staging_.Take(entry, pick.rows)});
     batch.rows += pick.rows;
     if (entry.running++ == 0) entry.report.queue += Seconds(now - entry.idle_since);
     entry.tenant->served[static_cast<std::size_t>(entry.priority)] = now;
@@ -84,6 +88,10 @@ void JobBook::End(const RunningBatch& batch, Clock::time_point now, FinishedJobs
 
 void JobBook::Drop(std::uint64_t id, const absl::Status& reason, FinishedJobs& finished) {
   if (const auto it = entries_.find(id); it != entries_.end()) Drop(*it->second, reason, finished);
+}
+
+void JobBook::Begun(const StageOrder& order, const StagedRowsPtr& copy) {
+  if (const auto it = entries_.find(order.job); it != entries_.end()) staging_.Begun(*it->second, order, copy);
 }
 
 void JobBook::DropWaiting(const absl::Status& reason, FinishedJobs& finished) {
@@ -135,7 +143,10 @@ std::int64_t JobBook::BatchesOf(const LayerQueue& queue) const {
 
 void JobBook::Drop(JobEntry& entry, const absl::Status& reason, FinishedJobs& finished) {
   if (entry.status.ok()) entry.status = reason;
-  if (entry.rows > 0) Dequeue(entry, entry.rows);
+  if (entry.rows > 0) {
+    entry.ahead.copy = staging_.Take(entry, entry.rows);
+    Dequeue(entry, entry.rows);
+  }
   FinishIfDone(entry, finished);
 }
 
@@ -143,7 +154,10 @@ void JobBook::FinishIfDone(JobEntry& entry, FinishedJobs& finished) {
   if (entry.rows > 0 || entry.running > 0) return;
   // An abandoned job was answered already; its buffers go with the entry.
   if (entry.job->done) {
-    finished.push_back({.job = std::move(entry.job), .status = std::move(entry.status), .report = entry.report});
+    finished.push_back({.job = std::move(entry.job),
+                        .status = std::move(entry.status),
+                        .report = entry.report,
+                        .copy = std::move(entry.ahead.copy)});
   }
   tenants_.Leave(*entry.tenant);
   entries_.erase(entry.id);

@@ -11,21 +11,13 @@
 #include "server/job.h"
 #include "server/scheduler/admission.h"
 #include "server/scheduler/batch_runner.h"
+#include "server/scheduler/job_entry.h"
 #include "server/scheduler/layer_queue.h"
 #include "server/scheduler/policy.h"
+#include "server/scheduler/staging.h"
 #include "server/scheduler/tenants.h"
 
 namespace expertd {
-
-// A job between Submit and its completion. While `rows` > 0 it waits in its layer's queue, while `running` > 0 batches
-// hold some of its rows; when both are zero it is done.
-struct JobEntry : Waiting {
-  std::unique_ptr<Job> job;
-  int running = 0;
-  Clock::time_point idle_since;  // when it last came to have no row running
-  absl::Status status;           // the first failure
-  BatchReport report;
-};
 
 // Allocated and filled outside the scheduler's lock; JobBook::Add gives it its id.
 std::unique_ptr<JobEntry> MakeEntry(std::unique_ptr<Job> job, Clock::time_point now);
@@ -35,6 +27,7 @@ struct FinishedJob {
   std::unique_ptr<Job> job;
   absl::Status status;
   BatchReport report;
+  StagedRowsPtr copy;  // of rows that were not run: here, so that it is not dropped under a lock
 };
 using FinishedJobs = std::vector<FinishedJob>;
 
@@ -49,8 +42,8 @@ struct RunningBatch {
 
 class JobBook {
  public:
-  explicit JobBook(std::int64_t max_batch_rows, TenantWeights weights = {})
-      : max_batch_rows_(max_batch_rows), tenants_(std::move(weights)) {}
+  explicit JobBook(std::int64_t max_batch_rows, TenantWeights weights = {}, const StagingLimits& staging = {})
+      : max_batch_rows_(max_batch_rows), tenants_(std::move(weights)), staging_(staging) {}
 
   // Puts the job into its layer's queue and returns its id.
   std::uint64_t Add(std::unique_ptr<JobEntry> entry);
@@ -67,6 +60,11 @@ class JobBook {
   void Drop(std::uint64_t id, const absl::Status& reason, FinishedJobs& finished);
   // The same for every job that waits.
   void DropWaiting(const absl::Status& reason, FinishedJobs& finished);
+
+  // What the engine is to copy ahead now.
+  std::vector<StageOrder> Grant(Clock::time_point now) { return staging_.Grant(queues_, now); }
+  // What came of an order: the copy, or null where the engine has refused it.
+  void Begun(const StageOrder& order, const StagedRowsPtr& copy);
 
   const LayerQueues& queues() const { return queues_; }
   // For a device that will not come back: hands out what runs, each as a job without its buffers, which the device may
@@ -87,6 +85,7 @@ class JobBook {
   const std::int64_t max_batch_rows_;
   std::uint64_t last_id_ = 0;
   TenantAccounts tenants_;
+  StagingBook staging_;
   LayerQueues queues_;
   absl::flat_hash_map<std::uint64_t, std::unique_ptr<JobEntry>> entries_;
   Load load_;

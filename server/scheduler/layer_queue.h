@@ -53,6 +53,10 @@ class LayerQueue {
   bool empty() const { return lanes_.empty(); }
   std::int64_t rows() const { return rows_; }
   const Lanes& lanes() const { return lanes_; }
+  // Where a request of this queue waits.
+  const Lanes::value_type& LaneOf(const Waiting& request) const {
+    return *lanes_.find(std::pair<const TenantAccount*, int>(request.tenant, request.priority));
+  }
   // The first to have come. Not of an empty queue.
   const Waiting& oldest() const;
 

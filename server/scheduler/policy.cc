@@ -23,13 +23,6 @@ struct Live {
   TimePoint earliest_deadline = TimePoint::max();
 };
 
-std::int64_t ClassOf(const LayerQueue::Lanes::value_type& lane, const BatchLimits& limits, TimePoint now) {
-  const auto& [tenant, priority] = lane.first;
-  const TimePoint waits_since =
-      std::max((*lane.second.by_arrival.begin())->arrival, tenant->served[static_cast<std::size_t>(priority)]);
-  return priority + (now - waits_since) / limits.ageing_step;
-}
-
 // Deadlines rise within a lane, so the first that has not expired vouches for the rest, and a long queue costs as
 // little as a short one.
 Live DropExpired(const LayerQueue& queue, const BatchLimits& limits, TimePoint now, std::vector<Waiting*>& expired) {
@@ -44,7 +37,7 @@ Live DropExpired(const LayerQueue& queue, const BatchLimits& limits, TimePoint n
     if (next == end) continue;
     live.earliest_deadline = std::min(live.earliest_deadline, (*next)->deadline);
     live.lanes.push_back(
-        {.next = next, .end = end, .tenant = lane.first.first, .age_class = ClassOf(lane, limits, now)});
+        {.next = next, .end = end, .tenant = lane.first.first, .age_class = ClassOf(lane, limits.ageing_step, now)});
   }
   return live;
 }
@@ -96,6 +89,13 @@ std::vector<Pick> Fill(Live live, const BatchLimits& limits) {
 }
 
 }  // namespace
+
+std::int64_t ClassOf(const LayerQueue::Lanes::value_type& lane, std::chrono::microseconds ageing_step, TimePoint now) {
+  const auto& [tenant, priority] = lane.first;
+  const TimePoint waits_since =
+      std::max((*lane.second.by_arrival.begin())->arrival, tenant->served[static_cast<std::size_t>(priority)]);
+  return priority + (now - waits_since) / ageing_step;
+}
 
 BatchDecision Decide(const LayerQueues& queues, const BatchLimits& limits, TimePoint now) {
   BatchDecision decision;

@@ -31,6 +31,10 @@ struct BatchDecision {
   std::optional<Waiting::TimePoint> look_again;
 };
 
+// A lane's priority and what ageing adds to it: the higher, the more urgent.
+std::int64_t ClassOf(const LayerQueue::Lanes::value_type& lane, std::chrono::microseconds ageing_step,
+                     Waiting::TimePoint now);
+
 // Requests whose deadline is not after `now` are dropped, wherever they wait. The others are served in the order of
 //   class (priority, and what ageing adds to it)  >  least virtual time of the tenant  >  earliest deadline  > arrival.
 // The most urgent of the layers whose window is over (or whose waiting rows fill a batch) decides the layer; between

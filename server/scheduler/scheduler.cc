@@ -11,6 +11,7 @@
 #include "server/scheduler/batch_runner.h"
 #include "server/scheduler/job_book.h"
 #include "server/scheduler/policy.h"
+#include "server/scheduler/staging.h"
 #include "server/status.h"
 
 namespace expertd {
@@ -21,6 +22,18 @@ BatchLimits LimitsOf(const SchedulerOptions& options, const EngineInfo& info) {
   return {.max_rows = std::max<std::int64_t>(1, std::min(options.max_batch_rows, engine_rows)),
           .window = options.batch_window,
           .ageing_step = std::max(options.ageing_step, std::chrono::microseconds(1))};
+}
+
+// Each of the priorities above the lowest can count on a thirty-second: a small request of theirs finds room.
+constexpr std::int64_t kReserveParts = 32;
+
+StagingLimits StagingOf(const SchedulerOptions& options, const BatchLimits& limits, const EngineInfo& info) {
+  const std::int64_t slots = info.stage_from_bytes > 0 ? options.stage_batches_ahead * limits.max_rows : 0;
+  return {.slots = slots,
+          .reserve = slots / kReserveParts,
+          .from_bytes = info.stage_from_bytes,
+          .max_batch_rows = limits.max_rows,
+          .ageing_step = limits.ageing_step};
 }
 
 }  // namespace
@@ -45,6 +58,7 @@ class Scheduler::Impl {
   struct Turn {
     FinishedJobs expired;
     RunningBatch batch;
+    std::vector<StageOrder> ahead;  // rows that may go to the device while it runs
   };
 
   void RunTurns();
@@ -58,6 +72,9 @@ class Scheduler::Impl {
   bool RunsWithin(Clock::duration limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Do(Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
   void Run(RunningBatch& batch);
+  // Whether what is submitted now will wait, and its rows go ahead. Else they go with a batch at once.
+  bool MustWait() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return places_ == 0 || limits_.window.count() > 0; }
+  void StageAhead(const std::vector<StageOrder>& orders) ABSL_LOCKS_EXCLUDED(mutex_);
   void PublishLoad() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     admission_.ObserveLoad(book_.load());
     rows_wait_.store(book_.load().queued.rows > 0, std::memory_order_relaxed);
@@ -109,7 +126,7 @@ Scheduler::Impl::Impl(Engine& engine, Admission& admission, const SchedulerOptio
       limits_(LimitsOf(options, engine.info())),
       inline_limit_(options.inline_limit),
       busy_poll_(options.busy_poll),
-      book_(limits_.max_rows, options.tenant_weights),
+      book_(limits_.max_rows, options.tenant_weights, StagingOf(options, limits_, engine.info())),
       places_(std::max(1, engine.info().concurrency)) {
   for (int i = std::max(1, engine.info().concurrency); i > 0; --i) threads_.emplace_back([this] { RunTurns(); });
 }
@@ -130,7 +147,8 @@ Scheduler::Impl::~Impl() {
 }
 
 Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
-  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), time_.Now());
+  const Clock::time_point now = time_.Now();
+  std::unique_ptr<JobEntry> entry = MakeEntry(std::move(job), now);
   FinishedJobs refused;
   JobId id = 0;  // never given to a job: a refused one cannot be cancelled
   Turn turn;
@@ -143,13 +161,18 @@ Scheduler::JobId Scheduler::Impl::Submit(std::unique_ptr<Job> job) {
       std::optional<Clock::time_point> look_again;
       run = places_ > 0 && RunsWithin(inline_limit_) && Begin(turn, look_again);
       if (!run) PublishLoad();
+      if (!run && MustWait()) turn.ahead = book_.Grant(now);
       wake = ShouldWake();
     } else {
       refused.push_back({.job = std::move(entry->job), .status = refusal_});
     }
   }
   if (wake) work_.NotifyOne();
-  if (run) RunInline(turn);
+  if (run) {
+    RunInline(turn);
+  } else {
+    StageAhead(turn.ahead);
+  }
   Deliver(refused);
   return id;
 }
@@ -189,6 +212,7 @@ bool Scheduler::Impl::Begin(Turn& turn, std::optional<Clock::time_point>& look_a
   if (decision.expired.empty() && decision.batch.empty()) return false;
   turn.batch = book_.Begin(decision, service_time, now, turn.expired);
   if (!turn.batch.pieces.empty()) running_since_.push_back(now);
+  turn.ahead = book_.Grant(now);
   --places_;
   PublishLoad();
   return true;
@@ -196,7 +220,17 @@ bool Scheduler::Impl::Begin(Turn& turn, std::optional<Clock::time_point>& look_a
 
 void Scheduler::Impl::Do(Turn& turn) {
   Deliver(turn.expired);
+  StageAhead(turn.ahead);
   if (!turn.batch.pieces.empty()) Run(turn.batch);
+}
+
+void Scheduler::Impl::StageAhead(const std::vector<StageOrder>& orders) {
+  for (const StageOrder& order : orders) {
+    absl::StatusOr<StagedRowsPtr> copy = engine_.StageRows(order.rows, order.first, order.bytes);
+    const StagedRowsPtr begun = copy.ok() ? *std::move(copy) : nullptr;
+    MutexLock lock(mutex_);  // not held any more when a copy that nobody wants is dropped
+    book_.Begun(order, begun);
+  }
 }
 
 void Scheduler::Impl::Cancel(JobId id) {

@@ -26,6 +26,8 @@ struct SchedulerOptions {
   // Submit itself runs batches that are expected to take no longer than this, and so saves the hop to a scheduler
   // thread, which for such a batch costs more than the batch. 0: never.
   std::chrono::microseconds inline_limit{0};
+  // Rows that wait, up to so many batches, are copied to the device meanwhile (Engine::StageRows). 0: none.
+  std::int64_t stage_batches_ahead = 2;
   // One idle thread looks for work so long before it goes to sleep: what is submitted meanwhile saves a wake-up, at the
   // price of a core. 0: never.
   std::chrono::microseconds busy_poll{0};
@@ -58,7 +60,8 @@ struct QueueStats {
 
 // Self-synchronised. Owns engine.info().concurrency threads, each of which runs one batch at a time: a request makes
 // at most one thread hop, from the transport to there, and is completed there. Short batches run on the thread that
-// submits (inline_limit). However many threads submit, no more than `concurrency` batches run at once.
+// submits (inline_limit). However many threads submit, no more than `concurrency` batches run at once. Copies ahead of
+// batches are begun by the thread whose call made room for them or needs them: Submit, or a batch that begins.
 class Scheduler {
  public:
   using JobId = std::uint64_t;

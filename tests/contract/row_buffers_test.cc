@@ -1,4 +1,4 @@
-// AcquireRows: alignment, budget, reuse, and buffers that outlive their engine.
+// AcquireRows: alignment, budget, reuse, and buffers that outlive their engine; StageRows of what lies in them.
 #include <cstring>
 #include <thread>
 
@@ -97,6 +97,26 @@ TEST_P(RowBuffersTest, RowsMayLieInBuffers) {
   const Segment segment{.rows = 9, .input = in.data(), .output = out.data()};
   StageTimes times;
   ASSERT_EQ(engine().Run(*layer, {&segment, 1}, &times), absl::OkStatus());
+  EXPECT_EQ(std::memcmp(out.data(), want.row(0), bytes), 0);
+}
+
+// An engine that computes in host memory says so, and its batches take no notice.
+TEST_P(RowBuffersTest, RowsMayBeStaged) {
+  constexpr std::int64_t kRows = 700, kD = 64;
+  const std::unique_ptr<Engine> engine = Make({.staging_bytes = 1 << 20});
+  const auto source = MakeRandomLayer(SimpleSpec(kD, 4, 2, 32));
+  const LayerPtr layer = engine->LoadLayer(*source).value();
+  Part part = MakePart(kRows, kD, DType::kBF16, 1);
+  const Rows want = RunPart(*engine, *layer, part);
+  const std::size_t bytes = kRows * want.row_bytes();
+  RowBuffer in = engine->AcquireRows(bytes).value(), out = engine->AcquireRows(bytes).value();
+  std::memcpy(in.data(), part.input.row(0), bytes);
+  const absl::StatusOr<StagedRowsPtr> copy = engine->StageRows(Share(in), 0, bytes);
+  EXPECT_EQ(copy.ok(), engine->info().stage_from_bytes > 0);
+  EXPECT_TRUE(copy.ok() || absl::IsUnimplemented(copy.status())) << copy.status();
+  const Segment segment{
+      .rows = kRows, .input = in.data(), .output = out.data(), .staged = copy.ok() ? copy->get() : nullptr};
+  ASSERT_EQ(engine->Run(*layer, {&segment, 1}, nullptr), absl::OkStatus());
   EXPECT_EQ(std::memcmp(out.data(), want.row(0), bytes), 0);
 }
 

@@ -7,20 +7,30 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda/engine/router_gemm.h"
+#include "kernels/cuda/engine/staged_copies.h"
 
 namespace expertd::cuda {
 namespace {
 
 // Below, a copy of its own costs more than a pass through the staging buffer.
-constexpr std::int64_t kStagedBytes = 32 << 10;
+constexpr std::int64_t kBufferedBytes = 32 << 10;
 
 bool UsesShared(const CudaLayer& layer, const Segment& segment) {
   return segment.shared_expert && layer.shared().count > 0;
 }
 
 // Rows on the device are copied there, whatever their number.
-bool IsStaged(const Segment& segment, std::int64_t d) {
-  return !segment.on_device && segment.rows * d * 4 <= kStagedBytes;
+bool IsBuffered(const Segment& segment, std::int64_t d) {
+  return !segment.on_device && segment.rows * d * 4 <= kBufferedBytes;
+}
+
+// Null: rows of the piece are to be fetched from the host.
+const StagedCopy* CopyOf(const Piece& piece, std::int64_t d) {
+  if (piece.buffered || piece.segment->staged == nullptr) return nullptr;
+  const auto* copy = static_cast<const StagedCopy*>(piece.segment->staged);
+  const auto* input = static_cast<const std::byte*>(piece.segment->input);
+  const std::int64_t bytes = piece.in_bytes(d);
+  return copy->Of(input + bytes / piece.rows * piece.first, bytes) == nullptr ? nullptr : copy;
 }
 
 class Chunker {
@@ -44,7 +54,13 @@ class Chunker {
         if (absl::Status status = Flush(); !status.ok()) return status;
         continue;
       }
-      chunk_.pieces.push_back({&segment, done, rows, chunk_.n, chunk_.out_bytes, IsStaged(segment, d())});
+      chunk_.pieces.push_back({.segment = &segment,
+                               .first = done,
+                               .rows = rows,
+                               .row = chunk_.n,
+                               .out_place = chunk_.out_bytes,
+                               .buffered = IsBuffered(segment, d())});
+      chunk_.pieces.back().copy = CopyOf(chunk_.pieces.back(), d());
       Count(segment, rows, chunk_);
       done += rows;
     }
@@ -73,10 +89,11 @@ class Chunker {
     recorded.n = n;
     if (chunk_.routed_rows > 0) recorded.routed_rows = n;
     if (chunk_.shared_rows > 0) recorded.shared_rows = n;
-    recorded.staged_bytes = 0;
+    recorded.buffered_bytes = 0;
     for (Piece& piece : recorded.pieces) {
-      piece.staged = !in_reach_(*piece.segment);
-      if (piece.staged) recorded.staged_bytes += Aligned(piece.rows * d() * 4);
+      piece.buffered = !in_reach_(*piece.segment);
+      piece.copy = CopyOf(piece, d());
+      if (piece.buffered) recorded.buffered_bytes += Aligned(piece.rows * d() * 4);
     }
     if (Fits(recorded)) chunk_ = std::move(recorded);
   }
@@ -89,7 +106,7 @@ class Chunker {
     chunk.shared_rows += UsesShared(layer_, segment) ? rows : 0;
     chunk.kc = std::max(chunk.kc, segment.k > 0 ? segment.k : layer_.spec().experts_per_token);
     chunk.out_bytes += Aligned(rows * BytesOf(segment.output_dtype, d()));
-    if (IsStaged(segment, d())) chunk.staged_bytes += Aligned(rows * d() * 4);
+    if (IsBuffered(segment, d())) chunk.buffered_bytes += Aligned(rows * d() * 4);
   }
 
   std::int64_t Needed(const Chunk& chunk) const {
@@ -102,7 +119,7 @@ class Chunker {
     PlaceControl(chunk, control);
     PlaceRouting(chunk, layer_.spec().experts_per_token, routing);
     return chunk.n <= limits_.rows && Needed(chunk) <= limits_.workspace_bytes &&
-           std::max(control.used(), routing.used()) + chunk.staged_bytes <= limits_.staging_bytes;
+           std::max(control.used(), routing.used()) + chunk.buffered_bytes <= limits_.staging_bytes;
   }
 
   // The most of `rows` rows that still fit into the chunk.
@@ -113,7 +130,7 @@ class Chunker {
                      .routed_rows = chunk_.routed_rows,
                      .shared_rows = chunk_.shared_rows,
                      .kc = chunk_.kc,
-                     .staged_bytes = chunk_.staged_bytes,
+                     .buffered_bytes = chunk_.buffered_bytes,
                      .out_bytes = chunk_.out_bytes};
       Count(segment, count, sizes);
       return Fits(sizes);
@@ -202,14 +219,14 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
 absl::Status ForEachChunk(const CudaLayer& layer, absl::Span<const Segment> segments, DType dtype,
                           const ChunkLimits& limits, absl::FunctionRef<bool(const Segment&)> in_reach,
                           absl::FunctionRef<absl::Status(const Chunk&)> run) {
-  // Server-routed rows first; staged segments beside each other.
+  // Server-routed rows first; buffered segments beside each other.
   std::vector<const Segment*> order;
   for (const Segment& segment : segments) {
     if (segment.input_dtype == dtype && segment.rows > 0) order.push_back(&segment);
   }
   std::stable_sort(order.begin(), order.end(), [&](const Segment* a, const Segment* b) {
-    return std::tuple(a->k > 0, !IsStaged(*a, layer.spec().hidden_size)) <
-           std::tuple(b->k > 0, !IsStaged(*b, layer.spec().hidden_size));
+    return std::tuple(a->k > 0, !IsBuffered(*a, layer.spec().hidden_size)) <
+           std::tuple(b->k > 0, !IsBuffered(*b, layer.spec().hidden_size));
   });
   Chunker chunker(layer, dtype, limits, in_reach, run);
   for (const Segment* segment : order) {

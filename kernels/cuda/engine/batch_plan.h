@@ -15,6 +15,8 @@
 
 namespace expertd::cuda {
 
+class StagedCopy;
+
 // Pieces in staging and in a chunk's output begin at multiples of 16.
 inline std::int64_t Aligned(std::int64_t bytes) { return CeilDiv(bytes, 16) * 16; }
 
@@ -25,7 +27,8 @@ struct Piece {
   std::int64_t rows = 0;
   std::int64_t row = 0;        // row of the chunk
   std::int64_t out_place = 0;  // byte of the chunk's output
-  bool staged = false;         // goes through the page-locked buffer: with its neighbours in one copy, or recorded
+  bool buffered = false;       // goes through the page-locked buffer: with its neighbours in one copy, or recorded
+  const StagedCopy* copy = nullptr;  // holds its rows; null: none does, or it is buffered
   std::int64_t in_bytes(std::int64_t d) const { return rows * BytesOf(segment->input_dtype, d); }
   std::int64_t out_bytes(std::int64_t d) const { return rows * BytesOf(segment->output_dtype, d); }
 };
@@ -40,8 +43,8 @@ struct Chunk {
   // of recorded chunks where callers have them, so that no copy is enqueued for them.
   bool recorded = false;
   std::int64_t n = 0, routed_rows = 0, shared_rows = 0;
-  std::int64_t kc = 0;            // slots of every row
-  std::int64_t staged_bytes = 0;  // of inputs or outputs, the larger
+  std::int64_t kc = 0;              // slots of every row
+  std::int64_t buffered_bytes = 0;  // of inputs or outputs, the larger
   std::int64_t out_bytes = 0;
   std::int64_t slots() const { return n * kc; }
 };
@@ -91,7 +94,7 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
 struct ChunkLimits {
   std::int64_t rows = 0;
   std::int64_t workspace_bytes = 0;
-  std::int64_t staging_bytes = 0;  // for control and staged rows, and for routing and staged rows
+  std::int64_t staging_bytes = 0;  // for control and buffered rows, and for routing and buffered rows
 };
 
 // Hands the batch's rows of `dtype` to run(), chunk by chunk. `in_reach`: kernels may use the segment's rows where they

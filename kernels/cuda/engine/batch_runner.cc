@@ -98,9 +98,13 @@ absl::Status BatchRunner::RunChunk(const CudaLayer& layer, const Chunk& chunk, S
   Scratch scratch(workspace_.data());
   const ChunkMemory memory = PlaceChunk(layer, chunk, scratch);
   staging_.FillTables(layer, chunk, memory);
+  if (absl::Status status = ChunkStaging::AwaitCopies(chunk, stream()); !status.ok()) return status;
   const absl::StatusOr<Seconds> seconds = chunk.recorded ? Replay(layer, chunk, memory) : Enqueue(layer, chunk, memory);
   if (!seconds.ok()) return seconds.status();
   staging_.Answer(layer, chunk);
+  for (const Piece& piece : chunk.pieces) {
+    if (!piece.segment->on_device) (piece.copy != nullptr ? rows_on_arrival_ : rows_with_batch_) += piece.rows;
+  }
   const std::chrono::duration<double> all = std::chrono::steady_clock::now() - began;
   // What the device did not stamp is the way there and back.
   const auto [route, gemm, combine, stage_out] = *seconds;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -32,6 +33,8 @@ class BatchRunner {
 
   // From any thread.
   std::int64_t graphs() const { return graphs_.count(); }
+  std::int64_t rows_on_arrival() const { return rows_on_arrival_; }
+  std::int64_t rows_with_batch() const { return rows_with_batch_; }
 
   // Whether CUDA will fail every call from now on; to be asked after a Run has failed.
   bool DeviceLost() const;
@@ -56,6 +59,8 @@ class BatchRunner {
   absl::Status Combine(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   static const Step kComputing[3];  // route, experts, combine
   Stream stream() const { return {stream_.get()}; }
+
+  std::atomic<std::int64_t> rows_on_arrival_ = 0, rows_with_batch_ = 0;  // as StagingTotals
 
   const PinnedRanges& pinned_;
   ChunkLimits limits_;

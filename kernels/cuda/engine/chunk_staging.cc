@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/cuda/engine/expert_rows.h"
+#include "kernels/cuda/engine/staged_copies.h"
 
 namespace expertd::cuda {
 namespace {
@@ -17,6 +18,11 @@ bool WantsRouting(const Piece& piece) {
 
 const std::byte* InputOf(const Piece& piece, std::int64_t d) {
   return static_cast<const std::byte*>(piece.segment->input) + piece.first * BytesOf(piece.segment->input_dtype, d);
+}
+// Where kernels and copies find them: ahead of the batch on the device, or where the caller has them.
+const std::byte* RowsOf(const Piece& piece, std::int64_t d) {
+  const std::byte* const input = InputOf(piece, d);
+  return piece.copy == nullptr ? input : piece.copy->Of(input, piece.in_bytes(d));
 }
 std::byte* OutputOf(const Piece& piece, std::int64_t d) {
   return static_cast<std::byte*>(piece.segment->output) + piece.first * BytesOf(piece.segment->output_dtype, d);
@@ -39,18 +45,18 @@ void ChunkStaging::FillTables(const CudaLayer& layer, const Chunk& chunk, const 
   const std::int64_t d = layer.spec().hidden_size;
   Scratch scratch(in_.data());
   const ChunkControl control = PlaceControl(chunk, scratch);
-  std::byte *staged_in = in_.data() + memory.control_bytes, *staged_out = out_.data() + memory.routing_bytes;
+  std::byte *buffer_in = in_.data() + memory.control_bytes, *buffer_out = out_.data() + memory.routing_bytes;
   std::int32_t shared = 0;
   for (const Piece& piece : chunk.pieces) {
     const Segment& segment = *piece.segment;
     const bool wants_shared = segment.shared_expert && layer.shared().count > 0;
     const std::int64_t in_bytes = BytesOf(segment.input_dtype, d), out_bytes = BytesOf(segment.output_dtype, d);
-    const std::byte* in = InputOf(piece, d);
+    const std::byte* in = RowsOf(piece, d);
     std::byte* out = chunk.recorded ? OutputOf(piece, d) : memory.out + piece.out_place;
-    if (chunk.recorded && piece.staged) {
-      std::memcpy(staged_in, in, static_cast<std::size_t>(piece.in_bytes(d)));
-      in = std::exchange(staged_in, staged_in + Aligned(piece.in_bytes(d)));
-      out = std::exchange(staged_out, staged_out + Aligned(piece.out_bytes(d)));
+    if (chunk.recorded && piece.buffered) {
+      std::memcpy(buffer_in, in, static_cast<std::size_t>(piece.in_bytes(d)));
+      in = std::exchange(buffer_in, buffer_in + Aligned(piece.in_bytes(d)));
+      out = std::exchange(buffer_out, buffer_out + Aligned(piece.out_bytes(d)));
     }
     for (std::int64_t i = 0; i < piece.rows; ++i) {
       const std::int64_t row = piece.row + i;
@@ -75,6 +81,14 @@ void ChunkStaging::FillTables(const CudaLayer& layer, const Chunk& chunk, const 
   control.live[0] = static_cast<std::int32_t>(chunk.live);
 }
 
+absl::Status ChunkStaging::AwaitCopies(const Chunk& chunk, Stream stream) {
+  for (const Piece& piece : chunk.pieces) {
+    if (piece.copy == nullptr) continue;
+    if (absl::Status status = piece.copy->Await(stream); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ChunkStaging::FetchRows(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory,
                                      Stream stream) const {
   const std::int64_t row_bytes = BytesOf(chunk.dtype, layer.spec().hidden_size);
@@ -93,9 +107,9 @@ absl::Status ChunkStaging::FetchRows(const CudaLayer& layer, const Chunk& chunk,
 absl::Status ChunkStaging::CopyIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory,
                                   Stream stream) const {
   const std::int64_t d = layer.spec().hidden_size, row_bytes = BytesOf(chunk.dtype, d);
-  // What is staged and not copied yet, [from, at), and where it goes: at first the tables.
+  // What is buffered and not copied yet, [from, at), and where it goes: at first the tables.
   std::byte *from = in_.data(), *at = from + memory.control_bytes, *to = memory.base;
-  const auto copy_staged = [&] {
+  const auto copy_buffered = [&] {
     absl::Status status = Copy(to, from, at - from, stream.handle);
     from = at;
     return status;
@@ -103,17 +117,17 @@ absl::Status ChunkStaging::CopyIn(const CudaLayer& layer, const Chunk& chunk, co
   for (const Piece& piece : chunk.pieces) {
     std::byte* const rows = memory.x + piece.row * row_bytes;
     const std::int64_t bytes = piece.in_bytes(d);
-    if (piece.staged) {
+    if (piece.buffered) {
       if (from == at) to = rows;
       std::memcpy(at, InputOf(piece, d), static_cast<std::size_t>(bytes));
       at += bytes;
       continue;
     }
-    absl::Status status = copy_staged();
-    if (status.ok()) status = Copy(rows, InputOf(piece, d), bytes, stream.handle);
+    absl::Status status = copy_buffered();
+    if (status.ok()) status = Copy(rows, RowsOf(piece, d), bytes, stream.handle);
     if (!status.ok()) return status;
   }
-  return copy_staged();
+  return copy_buffered();
 }
 
 absl::Status ChunkStaging::CopyRouting(const Chunk& chunk, const ChunkMemory& memory, Stream stream) const {
@@ -129,12 +143,12 @@ absl::Status ChunkStaging::CopyOut(const CudaLayer& layer, const Chunk& chunk, c
   for (std::size_t i = 0; i < chunk.pieces.size() && status.ok();) {
     const Piece& first = chunk.pieces[i];
     const std::byte* const from = memory.out + first.out_place;
-    if (!first.staged) {
+    if (!first.buffered) {
       status = Copy(OutputOf(first, d), from, first.out_bytes(d), stream.handle);
       ++i;
       continue;
     }
-    while (i < chunk.pieces.size() && chunk.pieces[i].staged) ++i;
+    while (i < chunk.pieces.size() && chunk.pieces[i].buffered) ++i;
     const std::int64_t end = i < chunk.pieces.size() ? chunk.pieces[i].out_place : chunk.out_bytes;
     status = Copy(at, from, end - first.out_place, stream.handle);
     at += end - first.out_place;
@@ -148,7 +162,7 @@ void ChunkStaging::Answer(const CudaLayer& layer, const Chunk& chunk) const {
   const ChunkRouting routing = PlaceRouting(chunk, k, scratch);
   const std::byte* at = out_.data() + scratch.used();
   for (const Piece& piece : chunk.pieces) {
-    if (piece.staged) {
+    if (piece.buffered) {
       const std::int64_t bytes = piece.out_bytes(d);
       std::memcpy(OutputOf(piece, d), at, static_cast<std::size_t>(bytes));
       at += Aligned(bytes);

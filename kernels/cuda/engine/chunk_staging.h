@@ -11,9 +11,9 @@
 
 namespace expertd::cuda {
 
-// Page-locked memory of one runner, for one chunk at a time. The order of calls: FillTables; FetchRows where the chunk
-// is recorded, else CopyIn; what computes; CopyRouting where it is recorded, else CopyOut; and when the stream is done,
-// Answer.
+// Page-locked memory of one runner, for one chunk at a time. The order of calls: FillTables; AwaitCopies; FetchRows
+// where the chunk is recorded, else CopyIn; what computes; CopyRouting where it is recorded, else CopyOut; and when the
+// stream is done, Answer.
 class ChunkStaging {
  public:
   // `bytes` for each direction: ChunkLimits::staging_bytes.
@@ -22,9 +22,11 @@ class ChunkStaging {
 
   // Also moves the rows of a recorded chunk that kernels cannot reach to where they can.
   void FillTables(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) const;
+  // The stream goes on when all rows that were sent ahead of the chunk are there.
+  static absl::Status AwaitCopies(const Chunk& chunk, Stream stream);
   // One kernel fetches tables and rows. What it is launched with depends on the chunk's shape alone.
   absl::Status FetchRows(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory, Stream stream) const;
-  // Tables and the small segments behind them in one copy, large ones from where they lie.
+  // Tables and the small segments behind them in one copy, large ones from where they lie, on the host or the device.
   absl::Status CopyIn(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory, Stream stream) const;
 
   // Nothing where nobody asked for it.

@@ -15,6 +15,7 @@
 #include "kernels/cuda/engine/cuda_layer.h"
 #include "kernels/cuda/engine/memory.h"
 #include "kernels/cuda/engine/pinned_ranges.h"
+#include "kernels/cuda/engine/staged_copies.h"
 #include "kernels/cuda/engine/weight_upload.h"
 #include "kernels/cuda/host.h"
 
@@ -26,11 +27,14 @@ using cuda::CudaLayer;
 using cuda::Memory;
 using cuda::MemoryKind;
 using cuda::PinnedRanges;
+using cuda::StagedCopies;
 
 // To be raised with every change that may change a bit of a result.
 constexpr int kNumericsVersion = 1;
 constexpr int kBatchesInFlight = 2;  // one copies while the other computes
 constexpr int kOldestMajor = 8;
+// Half as many pass the bus in the time that ordering the copy and waiting for it takes.
+constexpr std::int64_t kStageFromBytes = 512 << 10;
 
 cpu::RowMemory PinnedRows(int device, std::shared_ptr<PinnedRanges> pinned) {
   return {.allocate = [device, pinned](std::size_t bytes) -> std::byte* {
@@ -53,12 +57,14 @@ cpu::RowMemory PinnedRows(int device, std::shared_ptr<PinnedRanges> pinned) {
 class CudaEngine final : public Engine {
  public:
   CudaEngine(const CudaEngineOptions& options, EngineInfo info, cuda::WeightUpload upload,
-             std::shared_ptr<PinnedRanges> pinned, std::vector<std::unique_ptr<BatchRunner>> runners)
+             std::shared_ptr<PinnedRanges> pinned, std::unique_ptr<StagedCopies> staged,
+             std::vector<std::unique_ptr<BatchRunner>> runners)
       : info_(std::move(info)),
         device_(options.device),
         path_(options.path),
         pinned_(std::move(pinned)),
         row_pool_(options.row_buffer_bytes, PinnedRows(options.device, pinned_)),
+        staged_(std::move(staged)),
         upload_(std::move(upload)),
         runners_(std::move(runners)) {
     for (const auto& runner : runners_) idle_.push_back(runner.get());
@@ -78,6 +84,15 @@ class CudaEngine final : public Engine {
     std::int64_t sum = 0;
     for (const auto& runner : runners_) sum += runner->graphs();
     return sum;
+  }
+
+  StagingTotals staging() const override {
+    StagingTotals totals = {.bytes = staged_ == nullptr ? 0 : staged_->bytes_held()};
+    for (const auto& runner : runners_) {
+      totals.rows_on_arrival += runner->rows_on_arrival();
+      totals.rows_with_batch += runner->rows_with_batch();
+    }
+    return totals;
   }
 
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override {
@@ -106,6 +121,17 @@ class CudaEngine final : public Engine {
             }};
   }
 
+  absl::StatusOr<StagedRowsPtr> StageRows(std::shared_ptr<const RowBuffer> rows, std::size_t first,
+                                          std::size_t bytes) override {
+    if (staged_ == nullptr) return absl::UnimplementedError("staging_bytes: 0, this engine does not stage rows");
+    if (!pinned_->Contains(rows->data() + first, bytes)) {
+      return absl::FailedPreconditionError("rows: not page-locked by this engine");
+    }
+    if (absl::Status status = Lost(); !status.ok()) return status;
+    if (absl::Status status = cuda::UseDevice(device_); !status.ok()) return status;
+    return staged_->Copy(std::move(rows), first, static_cast<std::int64_t>(bytes));
+  }
+
   absl::StatusOr<ExportedMemory> ExportMemory(std::size_t bytes) override {
     if (absl::Status status = Lost(); !status.ok()) return status;
     return cuda::Export(device_, bytes);
@@ -122,6 +148,7 @@ class CudaEngine final : public Engine {
     absl::Status status = runner->Run(*own, segments, times);
     if (!status.ok() && runner->DeviceLost()) status = Lose(status);
     ReturnRunner(runner);
+    if (staged_ != nullptr) staged_->DropEnded();
     return status;
   }
 
@@ -158,6 +185,7 @@ class CudaEngine final : public Engine {
   // Self-synchronised.
   const std::shared_ptr<PinnedRanges> pinned_;  // the pool's buffers, which may outlive the engine, know it too
   cpu::RowPool row_pool_;
+  const std::unique_ptr<StagedCopies> staged_;  // null: it does not stage
 
   // Held while a layer is loaded.
   Mutex load_mutex_;
@@ -213,6 +241,9 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   if (options.max_batch_rows < 1) {
     return absl::InvalidArgumentError(absl::StrCat("max_batch_rows: ", options.max_batch_rows, ", must be at least 1"));
   }
+  if (options.staging_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("staging_bytes: ", options.staging_bytes, " is negative"));
+  }
   if (options.workspace_bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat("workspace_bytes: ", options.workspace_bytes, " is negative"));
   }
@@ -230,6 +261,12 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
     if (!runner.ok()) return Unavailable(runner.status());
     runners.push_back(*std::move(runner));
   }
+  std::unique_ptr<StagedCopies> staged;
+  if (options.staging_bytes > 0) {
+    absl::StatusOr<std::unique_ptr<StagedCopies>> made = StagedCopies::Create(options.staging_bytes);
+    if (!made.ok()) return made.status();
+    staged = *std::move(made);
+  }
   absl::StatusOr<cuda::WeightUpload> upload = cuda::WeightUpload::Create();
   if (!upload.ok()) return upload.status();
   EngineInfo info;
@@ -242,8 +279,9 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   info.max_batch_rows = options.max_batch_rows;
   info.max_k = kMaxExpertsPerToken;
   info.device_uuid = UuidOf(*device);
-  return std::unique_ptr<Engine>(
-      new CudaEngine(options, std::move(info), *std::move(upload), std::move(pinned), std::move(runners)));
+  info.stage_from_bytes = staged == nullptr ? 0 : kStageFromBytes;
+  return std::unique_ptr<Engine>(new CudaEngine(options, std::move(info), *std::move(upload), std::move(pinned),
+                                                std::move(staged), std::move(runners)));
 }
 
 }  // namespace expertd

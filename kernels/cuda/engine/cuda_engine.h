@@ -19,11 +19,13 @@ struct CudaEngineOptions {
   // kBatched: bf16 and f32 weights only, and rows of the other type take the sorted path all the same. Not
   // batch-invariant, which the numerics id says. Needs cuBLAS on the machine.
   ExpertPath path = ExpertPath::kAuto;
+  // Device memory for StageRows, taken when the engine is made. 0: it does not stage.
+  std::int64_t staging_bytes = 0;
   std::int64_t row_buffer_bytes = 1LL << 30;  // budget of AcquireRows: page-locked host memory, taken as it is used
 };
 
 // Unavailable: no driver, no such device, or one that is too old; or no cuBLAS for the batched path. ResourceExhausted:
-// the workspace does not fit.
+// the workspace or the staging does not fit.
 absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& options);
 
 }  // namespace expertd

@@ -99,6 +99,14 @@ absl::Status OwnedEvent::Wait() const {
   return FromCuda(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_.get())), "batch");
 }
 
+absl::Status OwnedEvent::Hold(void* stream) const {
+  return FromCuda(
+      cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(handle_.get()), /*flags=*/0),
+      "event");
+}
+
+bool OwnedEvent::Ended() const { return cudaEventQuery(static_cast<cudaEvent_t>(handle_.get())) != cudaErrorNotReady; }
+
 absl::StatusOr<double> OwnedEvent::Seconds(const OwnedEvent& from, const OwnedEvent& to) {
   float milliseconds = 0;
   const auto error = cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.handle_.get()),

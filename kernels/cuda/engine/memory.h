@@ -89,6 +89,10 @@ class OwnedEvent {
 
   absl::Status Record(void* stream) const;
   absl::Status Wait() const;
+  // Makes `stream` wait for it.
+  absl::Status Hold(void* stream) const;
+  // Whether what it was recorded behind has ended, or never will because the device is lost.
+  bool Ended() const;
   // Of two events that have been waited for.
   static absl::StatusOr<double> Seconds(const OwnedEvent& from, const OwnedEvent& to);
 

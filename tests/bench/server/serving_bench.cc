@@ -23,9 +23,8 @@
 #include "client/cpp/client.h"
 #include "client/cpp/program/bench/payload.h"
 #include "client/cpp/program/layers.h"
-#include "client/cpp/stream.h"
-#include "kernels/base/mutex.h"
 #include "tests/bench/server/bench_support.h"
+#include "tests/bench/server/closed_loop.h"
 #include "tests/bench/server/open_loop.h"
 #include "tests/bench/server/raw_loop.h"
 #include "tests/integration/process.h"
@@ -33,8 +32,6 @@
 
 namespace expertd::bench {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 struct Flags {
   std::string bin_dir = EXPERTD_BIN_DIR;
@@ -52,89 +49,6 @@ struct Flags {
     return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
   }
 };
-
-// As the answers name them.
-struct Stage {
-  const char* name;
-  float (v1::StageMicros::*micros)() const;
-};
-constexpr Stage kStages[] = {{"decode", &v1::StageMicros::decode},      {"queue", &v1::StageMicros::queue},
-                             {"stage in", &v1::StageMicros::stage_in},  {"route", &v1::StageMicros::route},
-                             {"gemm", &v1::StageMicros::gemm},          {"combine", &v1::StageMicros::combine},
-                             {"stage out", &v1::StageMicros::stage_out}};
-
-struct Closed {
-  double rows_per_second = 0;
-  client::Histogram latency;  // nanoseconds
-  client::Histogram beside;   // of that, what was not the layer's compute
-  std::vector<client::Histogram> stages{std::size(kStages)};
-  std::map<std::int64_t, std::int64_t> batches;  // requests by the rows of their batch
-};
-
-// Callers that send their next request when the last is answered, each on a stream of its own.
-class ClosedLoop {
- public:
-  ClosedLoop(const client::Client& client, const client::Request& request, int callers) : request_(request) {
-    for (int i = 0; i < callers; ++i) streams_.push_back(client.OpenStream(2));
-  }
-
-  // Counts what is answered in `window`, after a fifth of it to warm up.
-  absl::StatusOr<Closed> Run(std::chrono::milliseconds window) {
-    begin_ = Clock::now() + window / 5;
-    end_ = begin_ + window;
-    {
-      MutexLock lock(mutex_);
-      open_ = std::ssize(streams_);
-    }
-    for (const auto& stream : streams_) Send(*stream);
-    MutexLock lock(mutex_);
-    while (open_ > 0) all_.Wait(mutex_);
-    if (!failure_.ok()) return failure_;
-    result_.rows_per_second /= std::chrono::duration<double>(window).count();
-    return result_;
-  }
-
- private:
-  void Send(client::Stream& stream) {
-    const Clock::time_point sent = Clock::now();
-    const auto id = stream.Forward(request_, [this, &stream, sent](const absl::StatusOr<client::Answer>& answer) {
-      if (Take(answer, sent)) Send(stream);
-    });
-    if (!id.ok()) Take(id.status(), sent);
-  }
-
-  // Whether to go on.
-  bool Take(const absl::StatusOr<client::Answer>& answer, Clock::time_point sent) {
-    const Clock::time_point now = Clock::now();
-    MutexLock lock(mutex_);
-    if (!answer.ok()) failure_ = answer.status();
-    if (answer.ok() && now >= begin_ && now < end_) {
-      const std::int64_t nanos = std::chrono::nanoseconds(now - sent).count();
-      const v1::StageMicros& us = answer->result().stages();
-      result_.rows_per_second += static_cast<double>(request_.head.rows());
-      result_.latency.Add(nanos);
-      result_.beside.Add(nanos - static_cast<std::int64_t>((us.route() + us.gemm() + us.combine()) * 1e3));
-      for (std::size_t i = 0; i < std::size(kStages); ++i) {
-        result_.stages[i].Add(static_cast<std::int64_t>((us.*kStages[i].micros)() * 1e3));
-      }
-      ++result_.batches[answer->result().batch_rows()];
-    }
-    const bool more = failure_.ok() && now < end_;
-    if (!more && --open_ == 0) all_.NotifyAll();
-    return more;
-  }
-
-  const client::Request& request_;
-  std::vector<std::unique_ptr<client::Stream>> streams_;
-  Clock::time_point begin_, end_;
-  Mutex mutex_;
-  CondVar all_;
-  std::ptrdiff_t open_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
-  Closed result_ ABSL_GUARDED_BY(mutex_);
-};
-
-double Us(std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) * 1e-3; }
 
 struct Bench {
   const Flags& flags;
@@ -172,11 +86,7 @@ struct Bench {
     absl::PrintF(
         "alone: %d rows, p50 %.1f us, p99 %.1f us; beside the layer's compute p50 %.1f us, a bare echo %.1f us\n",
         flags.rows, p50, Us(one->latency.Percentile(0.99)), Us(one->beside.Percentile(0.5)), *echo);
-    std::printf("  p50 of its stages, us:");
-    for (std::size_t i = 0; i < std::size(kStages); ++i) {
-      absl::PrintF(" %s %.1f%s", kStages[i].name, Us(one->stages[i].Percentile(0.5)),
-                   i + 1 < std::size(kStages) ? "," : "\n");
-    }
+    absl::PrintF("  p50 of its stages, us: %s\n", StagesOf(*one));
     return p50;
   }
 

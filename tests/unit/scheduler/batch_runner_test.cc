@@ -164,7 +164,7 @@ class SegmentTest : public ::testing::Test {
 
 TEST_F(SegmentTest, PointsAtItsRows) {
   const auto job = MakeJob(10);
-  const Segment segment = SegmentOf(*job, 4, 3);
+  const Segment segment = SegmentOf({.job = job.get(), .first_row = 4, .rows = 3});
   EXPECT_EQ(segment.rows, 3);
   EXPECT_EQ(segment.input, job->input.data() + 16);
   EXPECT_EQ(segment.output, job->output.data() + 16);
@@ -178,7 +178,7 @@ TEST_F(SegmentTest, InputAndOutputRowsMayDifferInSize) {
   const auto job = MakeJob(10);
   job->input_dtype = DType::kBF16;
   job->shared_expert = false;
-  const Segment segment = SegmentOf(*job, 4, 3);
+  const Segment segment = SegmentOf({.job = job.get(), .first_row = 4, .rows = 3});
   EXPECT_EQ(segment.input, job->input.data() + 8);
   EXPECT_EQ(segment.output, job->output.data() + 16);
   EXPECT_FALSE(segment.shared_expert);
@@ -189,7 +189,7 @@ TEST_F(SegmentTest, PreRoutedTakesTheCallersIdsAndWeights) {
   AddRouting(*job);
   job->k = 3;
   job->return_routing = true;  // the caller's own: nothing for the engine to write
-  const Segment segment = SegmentOf(*job, 4, 3);
+  const Segment segment = SegmentOf({.job = job.get(), .first_row = 4, .rows = 3});
   EXPECT_EQ(segment.k, 3);
   EXPECT_EQ(reinterpret_cast<const std::byte*>(segment.topk_ids), job->routing.data() + 4 * 3 * 4);
   EXPECT_EQ(reinterpret_cast<const std::byte*>(segment.topk_weights), job->routing.data() + (10 + 4) * 3 * 4);
@@ -200,7 +200,7 @@ TEST_F(SegmentTest, ServerRoutedReturnsTheRoutersChoice) {
   const auto job = MakeJob(10);
   AddRouting(*job);
   job->return_routing = true;
-  const Segment segment = SegmentOf(*job, 4, 3);
+  const Segment segment = SegmentOf({.job = job.get(), .first_row = 4, .rows = 3});
   EXPECT_EQ(segment.k, 0);
   EXPECT_EQ(reinterpret_cast<std::byte*>(segment.routed_ids), job->routing.data() + 4 * 2 * 4);  // the layer's K is 2
   EXPECT_EQ(reinterpret_cast<std::byte*>(segment.routed_weights), job->routing.data() + (10 + 4) * 2 * 4);

@@ -36,11 +36,36 @@ RowBuffer MakeRows(std::int64_t rows) {
 
 float* Floats(const RowBuffer& rows) { return reinterpret_cast<float*>(rows.data()); }
 
+class PuppetCopy : public StagedRows {
+ public:
+  PuppetCopy(const float* rows, std::int64_t count, std::atomic<int>& copies)
+      : from_(rows), rows_(rows, rows + count), copies_(copies) {
+    ++copies_;
+  }
+  ~PuppetCopy() override { --copies_; }
+  // Whether it holds what lies there, and it is the same.
+  bool Holds(const float* rows, std::int64_t count) const {
+    return rows >= from_ && rows + count <= from_ + rows_.size() &&
+           std::equal(rows, rows + count, &rows_[rows - from_]);
+  }
+
+ private:
+  const float* const from_;
+  const std::vector<float> rows_;
+  std::atomic<int>& copies_;
+};
+
+Ran Describe(const float* rows, std::int64_t count, bool staged) {
+  const int first = static_cast<int>(*rows);
+  return {.tag = first / kRowsPerTag, .first_row = first % kRowsPerTag, .rows = count, .staged = staged};
+}
+
 RanBatch Describe(absl::Span<const Segment> segments) {
   RanBatch batch;
   for (const Segment& segment : segments) {
-    const int first = static_cast<int>(*static_cast<const float*>(segment.input));
-    batch.push_back({.tag = first / kRowsPerTag, .first_row = first % kRowsPerTag, .rows = segment.rows});
+    const auto* input = static_cast<const float*>(segment.input);
+    const auto* copy = static_cast<const PuppetCopy*>(segment.staged);
+    batch.push_back(Describe(input, segment.rows, copy != nullptr && copy->Holds(input, segment.rows)));
   }
   return batch;
 }
@@ -96,12 +121,29 @@ std::vector<RanBatch> PuppetEngine::batches() const {
   return batches_;
 }
 
+std::vector<Ran> PuppetEngine::staged() const {
+  MutexLock lock(mutex_);
+  return staged_;
+}
+
 absl::StatusOr<LayerPtr> PuppetEngine::LoadLayer(const LayerSource& source) {
   return absl::UnimplementedError("a puppet loads nothing");
 }
 
 absl::StatusOr<RowBuffer> PuppetEngine::AcquireRows(std::size_t bytes) {
   return absl::UnimplementedError("a puppet has no pool");
+}
+
+absl::StatusOr<StagedRowsPtr> PuppetEngine::StageRows(std::shared_ptr<const RowBuffer> rows, std::size_t first,
+                                                      std::size_t bytes) {
+  if (before_stage) {
+    if (absl::Status status = before_stage(); !status.ok()) return status;
+  }
+  const auto* data = reinterpret_cast<const float*>(rows->data() + first);
+  const auto count = static_cast<std::int64_t>(bytes / sizeof(float));
+  MutexLock lock(mutex_);
+  staged_.push_back(Describe(data, count, true));
+  return std::make_shared<PuppetCopy>(data, count, copies_);
 }
 
 absl::Status PuppetEngine::Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) {

@@ -37,10 +37,12 @@ struct Ran {
   int tag = 0;
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
+  bool staged = false;  // with a copy that holds them
 
   bool operator==(const Ran&) const = default;
   friend std::ostream& operator<<(std::ostream& out, const Ran& ran) {
-    return out << "{tag " << ran.tag << ", rows " << ran.first_row << "+" << ran.rows << "}";
+    return out << "{tag " << ran.tag << ", rows " << ran.first_row << "+" << ran.rows
+               << (ran.staged ? " staged}" : "}");
   }
 };
 using RanBatch = std::vector<Ran>;
@@ -61,16 +63,29 @@ class PuppetEngine : public Engine {
   std::function<absl::Status(const RanBatch&)> verdict;
   std::function<void()> before_end;
 
+  // From now on it stages whatever it is asked to; before the scheduler starts.
+  void Stage() { info_.stage_from_bytes = 1; }
+  // As they were begun; refused ones not.
+  std::vector<Ran> staged() const;
+  // Copies that somebody has.
+  int copies() const { return copies_; }
+  // Set before the scheduler starts: called by StageRows; an error refuses.
+  std::function<absl::Status()> before_stage;
+
   const EngineInfo& info() const override { return info_; }
   absl::StatusOr<LayerPtr> LoadLayer(const LayerSource& source) override;
   absl::StatusOr<RowBuffer> AcquireRows(std::size_t bytes) override;
+  absl::StatusOr<StagedRowsPtr> StageRows(std::shared_ptr<const RowBuffer> rows, std::size_t first,
+                                          std::size_t bytes) override;
   absl::Status Run(const Layer& layer, absl::Span<const Segment> segments, StageTimes* times) override;
 
  private:
   EngineInfo info_;
+  std::atomic<int> copies_{0};
   mutable Mutex mutex_;
   CondVar changed_;
   std::vector<RanBatch> batches_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Ran> staged_ ABSL_GUARDED_BY(mutex_);
   bool holding_ ABSL_GUARDED_BY(mutex_) = false;
   int let_go_ ABSL_GUARDED_BY(mutex_) = 0;
   int running_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -52,19 +52,21 @@ bool FitsItsReason(const Outcome& outcome, int index) {
   }
 }
 
-// With and without batches that submitters run themselves, and threads that poll.
+// With and without batches that submitters run themselves, threads that poll, and rows that go ahead.
 struct Hops {
   std::chrono::microseconds inline_limit, busy_poll;
+  bool stages = false;
 };
 class SchedulerStressTest : public ::testing::TestWithParam<Hops> {};
 
 INSTANTIATE_TEST_SUITE_P(Inline, SchedulerStressTest,
                          ::testing::Values(Hops{}, Hops{.inline_limit = std::chrono::microseconds(10'000)},
-                                           Hops{.busy_poll = std::chrono::microseconds(100)}));
+                                           Hops{.busy_poll = std::chrono::microseconds(100)}, Hops{.stages = true}));
 
 TEST_P(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   const TimeSource time;
   PuppetEngine engine(/*concurrency=*/3);
+  if (GetParam().stages) engine.Stage();
   engine.verdict = [](const RanBatch& batch) {
     for (const Ran& ran : batch) {
       if (ran.tag % kJobsPerSubmitter % 100 == 7) return absl::UnknownError("culprit");
@@ -97,6 +99,7 @@ TEST_P(SchedulerStressTest, EveryJobEndsOnceAndRight) {
   onlooker.join();
   ASSERT_TRUE(scheduler.Drain(Clock::now() + std::chrono::minutes(2)));
 
+  EXPECT_EQ(engine.staged().empty(), !GetParam().stages);
   int answered = 0;
   for (int tag = 0; tag < kSubmitters * kJobsPerSubmitter; ++tag) {
     ASSERT_TRUE(callers.Ended(tag)) << tag;
@@ -115,6 +118,7 @@ TEST_P(SchedulerStressTest, DestructionUnderLoadCompletesEveryJob) {
   const LayerPtr layer = MakeLayer(0);
   for (int round = 0; round < 50; ++round) {
     PuppetEngine engine(/*concurrency=*/2);
+    if (GetParam().stages) engine.Stage();
     Callers callers;
     {
       Scheduler scheduler(
@@ -125,6 +129,7 @@ TEST_P(SchedulerStressTest, DestructionUnderLoadCompletesEveryJob) {
         scheduler.Submit(callers.MakeJob(tag, {.layer = layer, .rows = 1 + tag % 7}));
       }
     }
+    EXPECT_EQ(engine.copies(), 0);
     for (int tag = 0; tag < 40; ++tag) {
       ASSERT_TRUE(callers.Ended(tag));
       const Outcome outcome = callers.Await(tag);
