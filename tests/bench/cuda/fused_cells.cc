@@ -17,7 +17,7 @@ namespace {
 using testing::DeviceArray;
 
 constexpr const char* kTileNames[] = {"few",      "some",     "many",      "many in place", "few fp8",
-                                      "some fp8", "many fp8", "few mxfp4", "some mxfp4",    "many mxfp4"};
+                                      "some fp8", "many fp8", "few mxfp4", "some mxfp4",    "many mxfp4", "stream", "stream fp8", "stream mxfp4"};
 
 // A layer's weights on the device, and the bytes of one expert's.
 struct FusedWeights {
@@ -72,6 +72,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
                                              .weights = weights.code,
                                              .tile = tile,
                                              .blocks = cuda::CurrentDevice()->multiprocessors,
+                                             .tokens = static_cast<int>(std::min<std::int64_t>(n, cuda::kUnitTokens)),
                                              .offsets = offsets.data(),
                                              .sorted_slots = sorted.data(),
                                              .rows = gathers ? rows.data() : by_position.data(),
