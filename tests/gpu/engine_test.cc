@@ -163,7 +163,7 @@ TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
       const Rows got = RunPart(*engine_, *layer_, part);
       ASSERT_TRUE(got == want.Slice(rows - n, n)) << WeightFormatName(format) << ' ' << n << " rows";
     }
-    EXPECT_EQ(tiles.size(), 3u) << WeightFormatName(format);
+    EXPECT_EQ(tiles.size(), 4u) << WeightFormatName(format);
   }
 }
 

@@ -104,6 +104,11 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
 }
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
                                       WeightCode weights = WeightCode::kBF16) {
+  if (positions <= kStreamMaxPositions) {
+    return weights == WeightCode::kFp8     ? FusedTileId::kStreamFp8
+           : weights == WeightCode::kMxfp4 ? FusedTileId::kStreamMxfp4
+                                           : FusedTileId::kStream;
+  }
   const int size = FusedTileSize(positions, experts, weights);
   if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
   if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);

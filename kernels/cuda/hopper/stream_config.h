@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "kernels/cuda/hopper/packed_weights.h"
 
@@ -12,40 +13,54 @@ namespace expertd::cuda {
 
 inline constexpr int kUnitWeights = 16, kUnitTokens = 8, kStageK = 128;
 inline constexpr int kStageRowBytes = kStageK * 2;  // of a token row
+// Of `n` token rows an expert has no more, unless a row names it twice: then it has several tiles of them. Few rows
+// leave memory for longer rings.
+constexpr int UnitTokens(std::int64_t n) { return n <= 2 ? 2 : kUnitTokens; }
 
 // Of a unit's weights: a half is 64 of K.
 constexpr int UnitHalfBytes(WeightCode code) { return kUnitWeights * PackedBlock{code}.line_bytes(); }
-// A unit's scales in a stage, and what of them a stage sets aside.
 constexpr int UnitScaleBytes(WeightCode code) {
   return code == WeightCode::kBF16 ? 0 : code == WeightCode::kFp8 ? 16 : kUnitWeights * kStageK / 32;
 }
-// A stage: weights, token rows, scales.
-constexpr int StreamStageBytes(WeightCode code, int tokens) {
-  return 2 * UnitHalfBytes(code) + tokens * kStageRowBytes + (code == WeightCode::kBF16 ? 0 : 128);
-}
 
-// Codes want many warps that decode; bf16 wants few with long rings.
-constexpr int StreamWarps(WeightCode code) { return code == WeightCode::kBF16 ? 8 : 16; }
-
-// A block's shared memory: rings; barriers; addresses of token rows; where experts' units begin; shares drawn.
-struct StreamShared {
-  static constexpr int kBytes = 226 * 1024, kMaxStages = 12;
-  int stages, stage_bytes;        // of one warp
-  int barriers, addresses, starts, shares;  // offsets
-  int bytes;
-
-  constexpr StreamShared(WeightCode code, int tokens, std::int64_t positions, std::int64_t experts, int blocks) {
-    const int warps = StreamWarps(code);
-    const int rest = static_cast<int>(positions * 8 + (experts + 1) * 4) + (2 * blocks + 2) * 4 + warps * kMaxStages * 8;
-    stage_bytes = StreamStageBytes(code, tokens);
-    const int fit = (kBytes - 128 - rest) / (warps * stage_bytes);
-    stages = fit < kMaxStages ? fit : kMaxStages;
-    barriers = warps * stages * stage_bytes;
-    addresses = barriers + warps * kMaxStages * 8;
-    starts = addresses + static_cast<int>(positions) * 8;
-    shares = starts + static_cast<int>(experts + 1) * 4;
-    bytes = 128 + shares + (2 * blocks + 2) * 4;
-  }
+// A warp's ring. Codes want many warps that decode; bf16 wants few with long rings.
+struct StreamShape {
+  WeightCode code;
+  int tokens;
+  constexpr int warps() const { return code == WeightCode::kBF16 ? 8 : 16; }
+  // Weights, token rows, scales.
+  constexpr int rows_at() const { return 2 * UnitHalfBytes(code); }
+  constexpr int scales_at() const { return rows_at() + tokens * kStageRowBytes; }
+  constexpr int stage_bytes() const { return scales_at() + (UnitScaleBytes(code) + 127) / 128 * 128; }
+  constexpr int stages() const { return 216 * 1024 / (warps() * stage_bytes()); }
 };
+
+// What a block holds beside its rings: token tiles, addresses of token rows, where experts' tiles begin, units on their
+// way of each warp, shares drawn.
+inline constexpr int kUnitRing = 16;  // more than a ring has stages
+struct StreamTables {
+  int addresses, units, starts, shares, bytes;  // offsets; token tiles come first, 16 bytes each
+  constexpr StreamTables(int warps, std::int64_t positions, std::int64_t experts, int blocks)
+      : addresses(static_cast<int>(positions) * 16),
+        units(addresses + static_cast<int>(positions + positions % 2) * 8),
+        starts(units + warps * kUnitRing * 16),
+        shares(starts + static_cast<int>(experts + 1) * 4),
+        bytes(shares + (2 * blocks + 2) * 4) {}
+};
+constexpr int StreamSharedBytes(const StreamShape& shape, const StreamTables& tables) {
+  return 128 + shape.warps() * shape.stages() * shape.stage_bytes() + tables.bytes;
+}
+// More positions' tables would not fit beside the rings.
+inline constexpr std::int64_t kStreamMaxPositions = 64;
+static_assert([] {
+  for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
+    for (const int tokens : {2, kUnitTokens}) {
+      const StreamShape shape = {code, tokens};
+      if (shape.stages() < 2 || shape.stages() >= kUnitRing) return false;
+      if (StreamSharedBytes(shape, StreamTables(shape.warps(), kStreamMaxPositions, 1024, 256)) > 227 * 1024) return false;
+    }
+  }
+  return true;
+}());
 
 }  // namespace expertd::cuda

@@ -44,6 +44,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
     const auto tile = static_cast<cuda::FusedTileId>(id);
     if (cuda::ShapeOf(tile).weights_code != weights.code) continue;
     const std::int64_t per_expert = cuda::CeilDiv(slots, hit);
+    if (cuda::ShapeOf(tile).streams() && slots > 2 * cuda::kStreamMaxPositions) continue;
     const bool many = cuda::ShapeOf(tile).tokens > 64;
     if (!many && per_expert > cuda::ShapeOf(tile).tokens * 2) continue;
     if (many && per_expert < 32) continue;
@@ -72,7 +73,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
                                              .weights = weights.code,
                                              .tile = tile,
                                              .blocks = cuda::CurrentDevice()->multiprocessors,
-                                             .tokens = static_cast<int>(std::min<std::int64_t>(n, cuda::kUnitTokens)),
+                                             .tokens = cuda::UnitTokens(n),
                                              .offsets = offsets.data(),
                                              .sorted_slots = sorted.data(),
                                              .rows = gathers ? rows.data() : by_position.data(),
