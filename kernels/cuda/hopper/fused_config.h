@@ -27,6 +27,8 @@ struct FusedTile {
   constexpr bool streams() const { return stages == 0; }  // the kernel of stream_config.h, which has its own
   constexpr bool decodes() const { return weights_code != WeightCode::kBF16; }
   constexpr int lines() const { return decodes() ? kPackedK / kFusedLineK : 1; }
+  // Few rows an expert are one tile of them, mostly: then nobody else wants its weights.
+  constexpr bool reads_once() const { return tokens <= 16; }
   constexpr int block_weights() const { return groups * 64; }
   constexpr int weights() const { return blocks * block_weights(); }
   // Copies that bring a step's weights.

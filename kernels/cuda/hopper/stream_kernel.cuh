@@ -11,7 +11,7 @@
 
 namespace expertd::cuda {
 
-// Waits until the oldest of `staged` stages on their way, at most kMost, is there.
+// Waits until the oldest of `staged` groups of copies on their way, at most kMost, is there.
 template <int kMost>
 __device__ void WaitOldest(int staged) {
   if constexpr (kMost > 1) {
@@ -24,35 +24,39 @@ template <WeightCode kCode, int kTokens, class Known>
 __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
     StreamKernel(const __grid_constant__ FusedForwardLaunch launch) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int kStages = StreamShape{kCode, kTokens}.stages();
+  constexpr StreamShape kShape = {kCode, kTokens};
+  constexpr int kStages = kShape.stages(), kStaged = kStages - 1;  // one is free: its operands were just read
   extern __shared__ unsigned char memory[];
   StreamBlock<kCode, kTokens> block(launch, memory);
   block.Prepare();
   StreamFront<kCode, kTokens> front(block);
-  const auto next = [](int stage) { return stage + 1 == kStages ? 0 : stage + 1; };
-  int staged = 0, front_stage = 0, stage = 0;  // stages on their way; the next to fill, the next to use
+  const std::uint32_t ring = block.Stage(0), end = ring + kStages * kShape.stage_bytes();
+  const auto next = [&](std::uint32_t stage) {
+    return stage + kShape.stage_bytes() == end ? ring : stage + kShape.stage_bytes();
+  };
+  int staged = 0;                                // steps on their way
+  std::uint32_t front_stage = ring, stage = ring;  // the next to fill, the next to use
   bool up_is_there = false;
-  int without_rows = 0;  // stages on their way that wait for the first product
-  const auto refill = [&](bool wait) {
-    while (staged < kStages && front.Ready(wait)) {
-      front.CopyWeights(block.Stage(front_stage));
-      if (front.unit().phase() == Phase::kUp || up_is_there) {
-        block.CopyRows(front.unit(), front.step(), block.Stage(front_stage));
-      } else {
-        ++without_rows;
-      }
-      CommitCopies();
-      front.Advance();
-      front_stage = next(front_stage);
-      ++staged;
-    }
+  int without_rows = 0;  // steps on their way that wait for the first product
+  const auto bring = [&](bool wait) {
+    if (!front.Ready(wait)) return false;
+    const bool rows = front.phase() == Phase::kUp || up_is_there;
+    without_rows += !rows;
+    front.Copy(front_stage, rows);
+    front_stage = next(front_stage);
+    ++staged;
+    return true;
   };
   const auto bring_late_rows = [&](int unit_number) {
-    int step = 0, to = stage;
-    StreamUnit unit = block.Unit(unit_number);
-    for (; without_rows > 0; --without_rows, to = next(to)) {
-      if (2 * step >= block.Lines(unit.phase())) unit = block.Unit(++unit_number), step = 0;
-      block.CopyRows(unit, step++, block.Stage(to));
+    std::uint32_t to = stage;
+    while (without_rows > 0) {
+      const StreamUnit unit = block.Unit(unit_number++);
+      StreamRows<kTokens> rows;
+      rows.Find(block, unit, 0);
+      for (int lines = block.Lines(Phase::kDown); lines > 0 && without_rows > 0; lines -= 2, --without_rows) {
+        rows.Copy(to + kShape.rows_at(), true, lines > 1);
+        to = next(to);
+      }
     }
     CommitCopies();
     WaitCopies<0>();
@@ -60,7 +64,8 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
 
   StreamSums<kCode, kTokens, Known> sums;
   for (int unit_number = 0;; ++unit_number) {
-    if (staged == 0) refill(/*wait=*/true);
+    while (staged < kStaged && bring(/*wait=*/staged == 0)) {
+    }
     if (staged == 0) return;
     const StreamUnit unit = block.Unit(unit_number);
     if (unit.phase() == Phase::kDown && !up_is_there) {
@@ -68,16 +73,15 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
       up_is_there = true;
       bring_late_rows(unit_number);
     }
-    const int lines = block.Lines(unit.phase());
 #pragma unroll 1
-    for (int line = 0; line < lines; line += 2) {
-      WaitOldest<kStages>(staged);
-      __syncwarp();
-      sums.Add(block.Stage(stage), line + 1 < lines);
-      __syncwarp();
+    for (int lines = block.Lines(unit.phase()); lines > 0; lines -= 2) {
+      WaitOldest<kStaged>(staged);
+      __syncwarp();  // now the stage before this one is free, too
+      sums.Load(stage);
+      bring(/*wait=*/false);
+      sums.Add(lines > 1);
       stage = next(stage);
       --staged;
-      refill(/*wait=*/false);
     }
     sums.Store(launch, unit);
     if (unit.phase() == Phase::kUp) block.TellUp();

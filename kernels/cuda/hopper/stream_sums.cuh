@@ -12,6 +12,7 @@ namespace expertd::cuda {
 template <>
 class LineOperand<WeightCode::kBF16> {
  public:
+  LineOperand() = default;
   __device__ LineOperand(std::uint32_t half, int lane) {
     const std::uint32_t at = lane % 16 * kFusedLine + ((lane / 16) ^ (lane % 8)) * 16;
 #pragma unroll
@@ -32,26 +33,25 @@ class LineOperand<WeightCode::kBF16> {
 template <WeightCode kCode, int kTokens, class Known>
 class StreamSums {
  public:
-  // A stage's first half, and with `whole` the other.
-  __device__ void Add(std::uint32_t stage, bool whole) {
+  // What a stage holds, to registers; of its second half perhaps what it held before.
+  __device__ void Load(std::uint32_t stage) {
     const int lane = threadIdx.x % 32, token = lane % 8 < kTokens ? lane % 8 : kTokens - 1;  // others' columns are lost
     const std::uint32_t lane_at = token * kFusedLine + ((lane / 8) ^ token) * 16;
     const std::uint32_t rows = stage + kShape.rows_at();
-    const LineOperand<kCode> first = Line<0>(stage);
-    const LineRows<kUnitTokens> first_rows(rows, lane_at);
-    if (whole) {
-      const LineOperand<kCode> second = Line<1>(stage);
-      const LineRows<kUnitTokens> second_rows(rows + kTokens * kFusedLine, lane_at);
-      first_rows.Multiply(first, sums_);
-      second_rows.Multiply(second, sums_);
-    } else {
-      first_rows.Multiply(first, sums_);
-    }
+    weights_[0] = Line<0>(stage);
+    weights_[1] = Line<1>(stage);
+    rows_[0] = LineRows<kUnitTokens>(rows, lane_at);
+    rows_[1] = LineRows<kUnitTokens>(rows + kTokens * kFusedLine, lane_at);
+    if constexpr (kCode == WeightCode::kFp8) scales_ = LoadSharedPair(stage + kShape.scales_at());
+  }
+  // Of what was loaded, the first half, and with `whole` the other.
+  __device__ void Add(bool whole) {
+    rows_[0].Multiply(weights_[0], sums_);
+    if (whole) rows_[1].Multiply(weights_[1], sums_);
     if constexpr (kCode == WeightCode::kFp8) {
-      const uint2 scales = LoadSharedPair(stage + kShape.scales_at());
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        totals_[i] = fmaf(sums_[0][i], __uint_as_float(i < 2 ? scales.x : scales.y), totals_[i]);
+        totals_[i] = fmaf(sums_[0][i], __uint_as_float(i < 2 ? scales_.x : scales_.y), totals_[i]);
         sums_[0][i] = 0.0f;
       }
     }
@@ -116,6 +116,9 @@ class StreamSums {
     static_cast<std::uint32_t*>(to)[((unit.first + token) * width + feature) / 2 + lane % 4] = word;
   }
 
+  LineOperand<kCode> weights_[2];
+  LineRows<kUnitTokens> rows_[2];
+  uint2 scales_ = {};
   float sums_[1][4] = {}, totals_[4] = {};
 };
 

@@ -41,6 +41,7 @@ class StreamBlock {
                            ? launch_.row_addresses[row]
                            : reinterpret_cast<std::uint64_t>(launch_.rows) + row * launch_.d * 2;
     }
+    if (threadIdx.x == kThreads - 1) Shares()[0] = DrawShare();
     const int experts = static_cast<int>(launch_.experts);
     auto* const starts = reinterpret_cast<std::int32_t*>(tables_ + at_.starts);
     TileSchedule tiles;
@@ -63,6 +64,10 @@ class StreamBlock {
     return static_cast<int>(phase == Phase::kUp ? 2 * launch_.f : launch_.d) / kUnitWeights;
   }
   __device__ int Lines(Phase phase) const { return LinesOf(launch_, phase); }
+  __device__ std::uint64_t RowAddress(Phase phase, int position) const {
+    return phase == Phase::kUp ? Addresses()[position]
+                               : reinterpret_cast<std::uint64_t>(launch_.hidden) + std::int64_t{position} * launch_.f * 2;
+  }
   // The warp's.
   __device__ std::uint32_t Stage(int stage) const {
     return SharedAddress(rings_) + (threadIdx.x / 32 * kShape.stages() + stage) * kShape.stage_bytes();
@@ -75,7 +80,7 @@ class StreamBlock {
   __device__ int Share(int index, bool wait) const {
     volatile int* const share = Shares() + index;
     if (threadIdx.x < 32) {
-      if (threadIdx.x == 0 && *share < 0) *share = atomicAdd(launch_.counters, 1);
+      if (threadIdx.x == 0 && *share < 0) *share = DrawShare();
       __syncwarp();
     }
     while (wait && *share < 0) __nanosleep(50);
@@ -103,23 +108,11 @@ class StreamBlock {
     __syncwarp();
   }
 
-  // Token rows of a unit's step to a stage.
-  __device__ void CopyRows(const StreamUnit& unit, int step, std::uint32_t stage) const {
-    const int chunk = threadIdx.x % 16, half = chunk / 8;
-    if (2 * step + half >= Lines(unit.phase())) return;
-    for (int t = threadIdx.x % 32 / 16; t < unit.rows(); t += 2) {
-      const std::uint64_t row = unit.phase() == Phase::kUp ? Addresses()[unit.first + t]
-                                                           : reinterpret_cast<std::uint64_t>(launch_.hidden) +
-                                                                 std::int64_t{unit.first + t} * launch_.f * 2;
-      CopyChunk(stage + kShape.rows_at() + (half * kTokens + t) * kFusedLine + (chunk % 8 ^ t) * 16,
-                reinterpret_cast<const unsigned char*>(row) + step * kStageRowBytes + chunk * 16);
-    }
-  }
-
  private:
   __device__ StreamUnit* Tiles() const { return reinterpret_cast<StreamUnit*>(tables_); }
   __device__ std::uint64_t* Addresses() const { return reinterpret_cast<std::uint64_t*>(tables_ + at_.addresses); }
   __device__ int* Shares() const { return reinterpret_cast<int*>(tables_ + at_.shares); }
+  __device__ int DrawShare() const { return atomicAdd(launch_.counters, 1); }
 
   const FusedForwardLaunch& launch_;
   unsigned char* const rings_;
@@ -128,56 +121,100 @@ class StreamBlock {
   int count_ = 0;
 };
 
-// A warp's way through the units whose weights it brings, a step of 128 of K at a time.
+// The token rows of a unit that a lane brings, 16 bytes of each in a step: every second row, and one of 16 chunks.
+template <int kTokens>
+class StreamRows {
+ public:
+  template <typename Block>
+  __device__ void Find(const Block& block, const StreamUnit& unit, int first_step) {
+    rows_ = unit.rows();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int t = Row(i) < rows_ ? Row(i) : 0;
+      from_[i] = block.RowAddress(unit.phase(), unit.first + t) + first_step * kStageRowBytes + threadIdx.x % 16 * 16;
+    }
+  }
+  // Half the chunks where not `whole`. `to`: where a stage has its rows.
+  __device__ void Copy(std::uint32_t to, bool valid, bool whole) {
+    const int chunk = threadIdx.x % 16, half = chunk / 8;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      CopyChunk(to + (half * kTokens + Row(i)) * kFusedLine + (chunk % 8 ^ Row(i)) * 16,
+                reinterpret_cast<const void*>(from_[i]), valid && Row(i) < rows_ && (half == 0 || whole));
+      from_[i] += kStageRowBytes;
+    }
+  }
+
+ private:
+  static constexpr int kCount = kTokens / 2;
+  __device__ static int Row(int i) { return threadIdx.x % 32 / 16 + 2 * i; }
+  int rows_ = 0;
+  std::uint64_t from_[kCount] = {};
+};
+
+// A warp's way through the units that it brings, a step of 128 of K at a time.
 template <WeightCode kCode, int kTokens>
 class StreamFront {
  public:
-  __device__ explicit StreamFront(const StreamBlock<kCode, kTokens>& block) : block_(block) {}
+  __device__ explicit StreamFront(const StreamBlock<kCode, kTokens>& block) : block_(block), policy_(ReadOnce()) {
+    const int lane = threadIdx.x % 32;
+    // Of a chunk of 512 bytes: packed lines follow each other; published ones are elsewhere, and not swizzled.
+    to_[0] = to_[1] = lane * 16;
+    if (kCode == WeightCode::kBF16 && !block.launch().packed) {
+      to_[0] = lane / 8 * kFusedLine + (lane % 8 ^ lane / 8) * 16;
+      to_[1] = to_[0] ^ 64;
+    }
+  }
 
   // Whether there is another step, of the next unit if need be. Without `wait` also false while that unit's share is
   // not drawn.
-  __device__ bool Ready(bool wait) { return 2 * step_ < lines_ || NextUnit(wait); }
-  __device__ const StreamUnit& unit() const { return unit_; }
-  __device__ int step() const { return step_; }
-  __device__ void Advance() { ++step_; }
+  __device__ bool Ready(bool wait) { return lines_ > 0 || NextUnit(wait); }
+  __device__ Phase phase() const { return phase_of_unit_; }
 
-  // Weights of the step to a stage.
-  __device__ void CopyWeights(std::uint32_t to) const {
-    const int lane = threadIdx.x % 32;
-    const bool whole = 2 * step_ + 1 < lines_;  // both halves
-    if (kCode == WeightCode::kBF16 && !block_.launch().packed) return CopyPublished(to, whole);
-    const unsigned char* const block = weights_ + std::int64_t{step_} * kBlock.bytes();
-    if constexpr (kCode != WeightCode::kBF16) {
-      if (lane < UnitScaleBytes(kCode) / 16) CopyChunk(to + kShape.scales_at() + lane * 16, block + scales_at_ + lane * 16);
-    }
-    const unsigned char* const from = block + lines_at_ + lane * 16;
+  // The step's weights, and with `rows` its token rows, to a stage; one group of copies.
+  __device__ void Copy(std::uint32_t to, bool rows) {
+    const bool whole = lines_ > 1;
+    if constexpr (kCode == WeightCode::kBF16) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (half == 1 && !whole) break;
-#pragma unroll
-      for (int i = 0; i < kHalfBytes; i += 512) {
-        CopyChunk(to + half * kHalfBytes + i + lane * 16, from + half * kBlock.half_bytes() + i);
+      for (int i = 0; i < 8; ++i) {
+        const unsigned char* const from = weights_ + i / 4 * half_ + i % 4 / 2 * pair_ + i % 2 * four_;
+        CopyChunkOnce(to + i * 512 + to_[i % 2], from, i < 4 || whole, policy_);
       }
+    } else {
+      constexpr int kHalfBytes = UnitHalfBytes(kCode);
+      const int lane = threadIdx.x % 32;
+#pragma unroll
+      for (int i = 0; i < 2 * kHalfBytes; i += 512) {
+        CopyChunkOnce(to + i + lane * 16, weights_ + i / kHalfBytes * kBlock.half_bytes() + i % kHalfBytes,
+                      i < kHalfBytes || whole, policy_);
+      }
+      CopyChunkOnce(to + kShape.scales_at() + lane * 16, scales_, lane < UnitScaleBytes(kCode) / 16, policy_);
+      scales_ += kBlock.bytes();
     }
+    rows_.Copy(to + kShape.rows_at(), rows, whole);
+    CommitCopies();
+    weights_ += step_bytes_;
+    lines_ -= 2;
   }
 
  private:
   static constexpr StreamShape kShape = {kCode, kTokens};
   static constexpr PackedBlock kBlock = {kCode};
-  static constexpr int kHalfBytes = UnitHalfBytes(kCode);
 
   __device__ bool NextUnit(bool wait) {
     while (left_ <= 0) {
       if (done_ || !NextShare(wait)) return false;
     }
     const StreamUnit& tile = block_.Tile(tile_);
-    unit_ = {tile.expert, tile.first, column_, tile.phase_and_rows | static_cast<int>(phase_)};
-    FindWeights();
+    const StreamUnit unit = {tile.expert, tile.first, column_, tile.phase_and_rows | static_cast<int>(phase_)};
     __syncwarp();
-    if (threadIdx.x % 32 == 0) block_.Unit(units_) = unit_;
+    if (threadIdx.x % 32 == 0) block_.Unit(units_) = unit;
     __syncwarp();
     ++units_;
-    step_ = 0;
+    phase_of_unit_ = phase_;
+    lines_ = block_.Lines(phase_);
+    FindWeights(unit);
+    rows_.Find(block_, unit, 0);
     left_ -= kShape.warps();
     column_ += kShape.warps();
     for (const int columns = block_.Columns(phase_); column_ >= columns; column_ -= columns) ++tile_;
@@ -196,42 +233,39 @@ class StreamFront {
     tile_ = begin / columns, column_ = begin % columns;
     return true;
   }
-  __device__ void FindWeights() {
-    lines_ = block_.Lines(phase_);
-    if (kCode == WeightCode::kBF16 && !block_.launch().packed) return;
-    const int row = column_ * kUnitWeights, line = row % kPackedRows;
-    weights_ = PackedRows(block_.launch(), kCode, phase_, unit_.expert, row - line);
-    lines_at_ = kBlock.scale_bytes() + line * kBlock.line_bytes();
-    scales_at_ = kCode == WeightCode::kMxfp4 ? line * (kPackedK / 32) : 0;
-  }
-  // Weights as published: a lane brings a chunk of every fourth row.
-  __device__ void CopyPublished(std::uint32_t to, bool whole) const {
+  __device__ void FindWeights(const StreamUnit& unit) {
     const FusedForwardLaunch& launch = block_.launch();
-    const bool up = unit_.phase() == Phase::kUp;
+    const int row = unit.column * kUnitWeights, line = row % kPackedRows, lane = threadIdx.x % 32;
+    if (kCode == WeightCode::kBF16 && !launch.packed) return FindPublished(unit);
+    const unsigned char* const block = PackedRows(launch, kCode, unit.phase(), unit.expert, row - line);
+    weights_ = block + kBlock.scale_bytes() + line * kBlock.line_bytes() + lane * 16;
+    scales_ = block + (kCode == WeightCode::kMxfp4 ? line * (kPackedK / 32) : 0) + lane * 16;
+    step_bytes_ = kBlock.bytes(), half_ = kBlock.half_bytes(), pair_ = 1024, four_ = 512;
+  }
+  // A lane's chunk of the first of every four lines.
+  __device__ void FindPublished(const StreamUnit& unit) {
+    const FusedForwardLaunch& launch = block_.launch();
+    const bool up = unit.phase() == Phase::kUp;
     const std::int64_t in = up ? launch.d : launch.f, rows = up ? 2 * launch.f : launch.d;
-    const int lane = threadIdx.x % 32, chunk = lane % 8;
-    const auto* const weights = static_cast<const unsigned char*>(up ? launch.gate_up : launch.down);
-#pragma unroll
-    for (int line = lane / 8; line < kUnitWeights; line += 4) {
-      const std::int64_t row = !up        ? unit_.column * kUnitWeights + line
-                               : line < 8 ? unit_.column * 8 + line
-                                          : launch.f + unit_.column * 8 + line - 8;
-      const unsigned char* const from = weights + ((unit_.expert * rows + row) * in + step_ * kStageK) * 2 + chunk * 16;
-      const std::uint32_t at = to + line * kFusedLine + (chunk ^ line % 8) * 16;
-      CopyChunk(at, from);
-      if (whole) CopyChunk(at + kHalfBytes, from + kFusedLine);
-    }
+    const std::int64_t first = unit.expert * rows + unit.column * (up ? 8 : kUnitWeights);
+    const int lane = threadIdx.x % 32;
+    weights_ = static_cast<const unsigned char*>(up ? launch.gate_up : launch.down) + (first + lane / 8) * in * 2 +
+               lane % 8 * 16;
+    step_bytes_ = kStageRowBytes, half_ = kFusedLine, pair_ = (up ? launch.f : 8) * in * 2, four_ = 4 * in * 2;
   }
 
   const StreamBlock<kCode, kTokens>& block_;
-  StreamUnit unit_ = {};
-  Phase phase_ = Phase::kUp;
-  int shares_ = 0, units_ = 0;                 // so far
-  int left_ = 0, tile_ = 0, column_ = 0;       // of the share, in units; the next unit
-  int step_ = 0, lines_ = 0;
+  const std::uint64_t policy_;
+  Phase phase_ = Phase::kUp, phase_of_unit_ = Phase::kUp;  // of the share; of the unit
+  int shares_ = 0, units_ = 0;                             // so far
+  int left_ = 0, tile_ = 0, column_ = 0;                   // of the share, in units; the next unit
   bool done_ = false;
-  const unsigned char* weights_ = nullptr;     // the packed tile that has the unit's rows
-  int lines_at_ = 0, scales_at_ = 0;           // in each of its blocks
+  int lines_ = 0;  // of the unit, left
+  std::uint32_t to_[2];
+  const unsigned char* weights_ = nullptr;  // the lane's
+  const unsigned char* scales_ = nullptr;
+  std::int64_t step_bytes_ = 0, half_ = 0, pair_ = 0, four_ = 0;  // to the next step, 64 of K, eight lines, four lines
+  StreamRows<kTokens> rows_;
 };
 
 }  // namespace expertd::cuda
