@@ -1,5 +1,6 @@
-// The stable sort of at most kCountedSlots slots without padding: a slot's position is the number of slots before it, and
-// a bin starts after those of lower bins. Every thread counts for itself, which takes less time than agreeing would.
+// The stable sort of at most kCountedSlots slots without padding: a slot's position is the number of slots before it,
+// and a bin starts after those of lower bins. Every thread counts for itself, which takes less time than agreeing
+// would.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/expert_sort.cuh"

@@ -69,22 +69,6 @@ __device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, 
       "l"(&map), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v), "r"(barrier.address())
       : "memory");
 }
-__device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, int y, int z, const Barrier& barrier,
-                               std::uint64_t policy) {
-  EXPERTD_SM90A(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, "
-      "%4}], [%5], %6;" ::"r"(to),
-      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier.address()), "l"(policy)
-      : "memory");
-}
-__device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, int y, int z, int u, int v,
-                               const Barrier& barrier, std::uint64_t policy) {
-  EXPERTD_SM90A(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, "
-      "%4, %5, %6}], [%7], %8;" ::"r"(to),
-      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v), "r"(barrier.address()), "l"(policy)
-      : "memory");
-}
 // Copies of 16 bytes by this thread; they count as one arrival at the barrier when all that came before are there.
 __device__ inline void CopyChunk(std::uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
@@ -121,14 +105,6 @@ __device__ inline void CopyBulk(std::uint32_t to, const void* from, int bytes, c
   EXPERTD_SM90A("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                 "l"(from), "r"(bytes), "r"(barrier.address())
                 : "memory");
-}
-__device__ inline void CopyBulk(std::uint32_t to, const void* from, int bytes, const Barrier& barrier,
-                                std::uint64_t policy) {
-  EXPERTD_SM90A(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          to),
-      "l"(from), "r"(bytes), "r"(barrier.address()), "l"(policy)
-      : "memory");
 }
 
 __device__ inline std::uint32_t LoadSharedWord(std::uint32_t from) {

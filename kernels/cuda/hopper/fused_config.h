@@ -27,8 +27,6 @@ struct FusedTile {
   constexpr bool streams() const { return stages == 0; }  // the kernel of stream_config.h, which has its own
   constexpr bool decodes() const { return weights_code != WeightCode::kBF16; }
   constexpr int lines() const { return decodes() ? kPackedK / kFusedLineK : 1; }
-  // Few rows an expert are one tile of them, mostly: then nobody else wants its weights.
-  constexpr bool reads_once() const { return tokens <= 16; }
   constexpr int block_weights() const { return groups * 64; }
   constexpr int weights() const { return blocks * block_weights(); }
   // Copies that bring a step's weights.
@@ -104,9 +102,11 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
   const std::int64_t rows = CeilDiv(positions, experts);
   return rows <= 10 ? 0 : rows <= (weights == WeightCode::kMxfp4 ? 128 : 48) ? 1 : 2;
 }
+// `expert_size`: weights of an expert.
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
-                                      WeightCode weights = WeightCode::kBF16) {
-  if (positions <= kStreamMaxPositions) {
+                                      WeightCode weights = WeightCode::kBF16,
+                                      std::int64_t expert_size = kStreamWeights) {
+  if (positions <= kStreamPositions && positions * expert_size <= kStreamWeights) {
     return weights == WeightCode::kFp8     ? FusedTileId::kStreamFp8
            : weights == WeightCode::kMxfp4 ? FusedTileId::kStreamMxfp4
                                            : FusedTileId::kStream;

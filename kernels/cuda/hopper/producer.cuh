@@ -59,7 +59,7 @@ class TileWeights {
       full.ArriveAndExpect(kTile.pieces() * bytes);
 #pragma unroll
       for (int piece = 0; piece < kTile.pieces(); ++piece) {
-        Bulk(to + piece * kBlock.bytes(), packed_[piece] + std::int64_t{step} * kBlock.bytes(), bytes, full);
+        CopyBulk(to + piece * kBlock.bytes(), packed_[piece] + std::int64_t{step} * kBlock.bytes(), bytes, full);
       }
     } else {
       full.ArriveAndExpect(kTile.weight_bytes());
@@ -79,27 +79,11 @@ class TileWeights {
   __device__ void CopyPiece(const FusedForwardLaunch& launch, const FusedMaps& maps, std::uint32_t to, int piece,
                             int step, const Barrier& full) const {
     if (launch.packed) {
-      Bulk(to, packed_[piece] + std::int64_t{step} * kBlock.half_bytes(), kPieceBytes, full);
+      CopyBulk(to, packed_[piece] + std::int64_t{step} * kBlock.half_bytes(), kPieceBytes, full);
     } else if (phase_ == Phase::kUp) {
-      Box(to, maps.gate_up, full, step * kFusedLineK, 0, 0, Row(piece) / 16, expert_);
+      CopyBox(to, maps.gate_up, step * kFusedLineK, 0, 0, Row(piece) / 16, expert_, full);
     } else {
-      Box(to, maps.down, full, step * kFusedLineK, Row(piece), expert_);
-    }
-  }
-
-  __device__ static void Bulk(std::uint32_t to, const unsigned char* from, int bytes, const Barrier& full) {
-    if constexpr (kTile.reads_once()) {
-      CopyBulk(to, from, bytes, full, ReadOnce());
-    } else {
-      CopyBulk(to, from, bytes, full);
-    }
-  }
-  template <typename... Places>
-  __device__ static void Box(std::uint32_t to, const CUtensorMap& map, const Barrier& full, Places... at) {
-    if constexpr (kTile.reads_once()) {
-      CopyBox(to, map, at..., full, ReadOnce());
-    } else {
-      CopyBox(to, map, at..., full);
+      CopyBox(to, maps.down, step * kFusedLineK, Row(piece), expert_, full);
     }
   }
 

@@ -50,14 +50,15 @@ struct StreamTables {
 constexpr int StreamSharedBytes(const StreamShape& shape, const StreamTables& tables) {
   return 128 + shape.warps() * shape.stages() * shape.stage_bytes() + tables.bytes;
 }
-// More positions' tables would not fit beside the rings.
-inline constexpr std::int64_t kStreamMaxPositions = 64;
+// Where warps stream: up to so many positions, and so many weights if each had an expert of its own. The pipelines of
+// the other kernel read more bytes in a second, and this one begins earlier and shares them out more evenly.
+inline constexpr std::int64_t kStreamPositions = 16, kStreamWeights = 200'000'000;
 static_assert([] {
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
     for (const int tokens : {2, kUnitTokens}) {
       const StreamShape shape = {code, tokens};
       if (shape.stages() < 2 || shape.stages() >= kUnitRing) return false;
-      if (StreamSharedBytes(shape, StreamTables(shape.warps(), kStreamMaxPositions, 1024, 256)) > 227 * 1024) return false;
+      if (StreamSharedBytes(shape, StreamTables(shape.warps(), kStreamPositions, 1024, 256)) > 227 * 1024) return false;
     }
   }
   return true;

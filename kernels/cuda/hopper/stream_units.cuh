@@ -32,9 +32,11 @@ class StreamBlock {
 
   // By all threads.
   __device__ void Prepare() {
+#pragma unroll 1
     for (int i = threadIdx.x; i < 2 * gridDim.x + 2; i += kThreads) Shares()[i] = -1;
     WaitForPrevious();
     LaunchNext();
+#pragma unroll 1
     for (int i = threadIdx.x; i < launch_.positions; i += kThreads) {
       const unsigned row = unsigned(max(launch_.sorted_slots[i], 0)) / unsigned(launch_.rows_divisor);
       Addresses()[i] = launch_.row_addresses != nullptr
@@ -46,7 +48,9 @@ class StreamBlock {
     auto* const starts = reinterpret_cast<std::int32_t*>(tables_ + at_.starts);
     TileSchedule tiles;
     tiles.Build<kThreads>(launch_.offsets, experts, kTokens, 1, starts);
+#pragma unroll 1
     for (int e = threadIdx.x; e < experts; e += kThreads) {
+#pragma unroll 1
       for (int tile = starts[e]; tile < starts[e + 1]; ++tile) {
         const int first = launch_.offsets[e] + (tile - starts[e]) * kTokens;
         Tiles()[tile] = {e, first, 0, min(kTokens, launch_.offsets[e + 1] - first) << 1};
@@ -65,8 +69,9 @@ class StreamBlock {
   }
   __device__ int Lines(Phase phase) const { return LinesOf(launch_, phase); }
   __device__ std::uint64_t RowAddress(Phase phase, int position) const {
-    return phase == Phase::kUp ? Addresses()[position]
-                               : reinterpret_cast<std::uint64_t>(launch_.hidden) + std::int64_t{position} * launch_.f * 2;
+    return phase == Phase::kUp
+               ? Addresses()[position]
+               : reinterpret_cast<std::uint64_t>(launch_.hidden) + std::int64_t{position} * launch_.f * 2;
   }
   // The warp's.
   __device__ std::uint32_t Stage(int stage) const {

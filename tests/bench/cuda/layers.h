@@ -17,7 +17,7 @@ inline constexpr Layer kLayers[] = {{"mixtral", 8, 2, 4096, 14336},
                                     {"qwen3-235b", 128, 8, 4096, 1536},
                                     {"olmoe", 64, 8, 2048, 1024},
                                     {"deepseek-v3", 256, 8, 7168, 2048}};
-inline constexpr std::int64_t kRows[] = {1, 2, 4, 8, 16, 32};
+inline constexpr std::int64_t kRows[] = {1, 8, 32, 128, 512, 2048, 8192};
 
 // The layers that the command line names; all of them when it names none.
 std::vector<Layer> ChosenLayers(int argc, char** argv);
