@@ -192,6 +192,10 @@ __global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_cons
 
 int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
+  if (launch.slots <= kCountedSlots && launch.bins <= kFewBins && launch.block == 1 && launch.capacity < 0 &&
+      launch.block_experts == nullptr) {
+    return LaunchExpertSortCounted(launch, stream_handle);
+  }
   if (launch.config.few) return LaunchExpertSortFew(launch, stream_handle);
   if (launch.block_counts != nullptr) {
     CountKernel<<<launch.config.blocks, kSortThreads, launch.bins * sizeof(std::int32_t), stream>>>(launch);

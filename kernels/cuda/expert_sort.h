@@ -47,7 +47,8 @@ ExpertSortLaunch PlanSort(std::int64_t slots, std::int64_t bins, Scratch& scratc
 
 // Enqueues one kernel, or two where config.blocks > 1, on `stream` (a cudaStream_t); the answer is a cudaError_t.
 int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream);
-// The part of it for config.few.
+// The parts of it: for config.few; for up to kCountedSlots slots, kFewBins bins and neither padding nor capacity.
 int LaunchExpertSortFew(const ExpertSortLaunch& launch, void* stream);
+int LaunchExpertSortCounted(const ExpertSortLaunch& launch, void* stream);
 
 }  // namespace expertd::cuda

@@ -23,6 +23,8 @@ inline constexpr std::int64_t kSlotsPerBlock = 1024;
 // Up to these, the kernel of few slots: counters of 16 bits for each warp and bin, a bin a thread, and the part of the
 // sorted array that one block puts together in shared memory.
 inline constexpr std::int64_t kFewSlots = kSortThreads, kFewBins = 512, kFewRange = 2048;
+// Up to these and kFewBins, without padding: every thread counts the slots before its own.
+inline constexpr std::int64_t kCountedSlots = 128;
 // Every block adds up the counts of all blocks, so there must not be too many.
 inline constexpr int kMaxSortBlocks = 128;
 // A counter for each warp and bin; what remains of 99 KiB (the least of any device from sm_80) holds two bin arrays.

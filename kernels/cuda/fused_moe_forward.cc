@@ -110,6 +110,7 @@ absl::Status Fused(const FusedMoeForwardArgs& args, const ForwardPlan& plan, Str
                               .gate = GateOf(args.activation),
                               .limit = args.limit,
                               .alpha = args.alpha,
+                              .tokens = UnitTokens(args.n),
                               .offsets = plan.offsets,
                               .sorted_slots = plan.sorted_slots,
                               .rows = plan.spread != nullptr ? plan.spread : args.rows,

@@ -22,9 +22,8 @@ __global__ void __launch_bounds__(kThreads)
     GatherReduceKernel(std::int64_t vectors, std::int64_t d, int k, const T* __restrict__ expert_out,
                        const std::int32_t* __restrict__ slot_row, const float* __restrict__ weights,
                        Out* __restrict__ out) {
-  WaitForPrevious();
   const std::int64_t index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (index >= vectors) return;
+  if (index >= vectors) return WaitForPrevious();
   const Split at = Divide(index, d / N);
   const std::int64_t column = at.remainder * N;
   float sum[N] = {};
@@ -39,6 +38,7 @@ __global__ void __launch_bounds__(kThreads)
       row[j] = exists ? slot_row[slot] : -1;
       weight[j] = exists && weights != nullptr ? weights[slot] : 1.0f;
     }
+    if (first == 0) WaitForPrevious();  // for expert_out; the rest is older, as gather_reduce's launch says
 #pragma unroll
     for (int j = 0; j < kInFlight; ++j) {
       if (row[j] >= 0) value[j] = LoadPack<T, N>(expert_out + row[j] * d + column);

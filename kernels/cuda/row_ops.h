@@ -20,7 +20,9 @@ struct GatherReduceLaunch {
   const std::int32_t* slot_row = nullptr;
   const float* weights = nullptr;
   void* out = nullptr;
-  bool early = false;  // start while the stream's last kernel runs, and wait for it (Hopper and newer)
+  // Start while the stream's last kernel runs, and wait for it (Hopper and newer). Only expert_out is its: it let this
+  // one start after its own wait, so slot_row and weights are there.
+  bool early = false;
 };
 int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream);
 

@@ -22,8 +22,10 @@ class TileSchedule {
     const int per_thread = (experts + kThreads - 1) / kThreads;
     const int begin = min(static_cast<int>(threadIdx.x) * per_thread, experts), end = min(begin + per_thread, experts);
     int sum = 0;
+#pragma unroll 1
     for (int e = begin; e < end; ++e) sum += TilesOf(e);
     int before = ExclusiveScan<kThreads>(sum);
+#pragma unroll 1
     for (int e = begin; e < end; ++e) {
       starts[e] = before;
       before += TilesOf(e);

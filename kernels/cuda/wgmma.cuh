@@ -77,6 +77,29 @@ __device__ inline void ArriveWhenCopied(const Barrier& barrier) {
   EXPERTD_SM90A("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier.address()) : "memory");
 }
 
+// What is read once: L2 gives its lines away first, instead of what others will want, or what it would have to write to
+// memory.
+__device__ inline std::uint64_t ReadOnce() {
+  std::uint64_t policy = 0;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+// CopyChunk of what is read once, if `valid`.
+__device__ inline void CopyChunkOnce(std::uint32_t to, const void* from, bool valid, std::uint64_t policy) {
+  asm volatile(
+      "{\n.reg .pred copies;\nsetp.ne.u32 copies, %3, 0;\n"
+      "@copies cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;\n}" ::"r"(to),
+      "l"(from), "l"(policy), "r"(static_cast<std::uint32_t>(valid))
+      : "memory");
+}
+__device__ inline void CopyChunk(std::uint32_t to, const void* from, bool valid) {
+  asm volatile(
+      "{\n.reg .pred copies;\nsetp.ne.u32 copies, %2, 0;\n@copies cp.async.cg.shared.global [%0], [%1], 16;\n}" ::"r"(
+          to),
+      "l"(from), "r"(static_cast<std::uint32_t>(valid))
+      : "memory");
+}
+
 // `bytes` from one place to another, both multiples of 16; they arrive at `barrier`.
 __device__ inline void CopyBulk(std::uint32_t to, const void* from, int bytes, const Barrier& barrier) {
   EXPERTD_SM90A("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),

@@ -143,7 +143,7 @@ TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
                                                                {WeightFormat::kFp8Block128, cuda::WeightCode::kFp8},
                                                                {WeightFormat::kMxfp4, cuda::WeightCode::kMxfp4}};
   for (const auto& [format, code] : formats) {
-    LayerSpec spec = SimpleSpec(kD, /*num_experts=*/2, /*experts_per_token=*/1, kF);
+    LayerSpec spec = SimpleSpec(kD, /*num_experts=*/4, /*experts_per_token=*/1, kF);
     spec.expert_format = format;
     Load(spec);
     Part all = MakePart(rows, kD, DType::kBF16, 71);
@@ -158,12 +158,12 @@ TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
     for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
     std::set<cuda::FusedTileId> tiles;
     for (const std::int64_t n : counts) {
-      tiles.insert(cuda::ChooseFusedTile(std::max(n, cuda::FilledUp(n)), 2, code));
+      tiles.insert(cuda::ChooseFusedTile(std::max(n, cuda::FilledUp(n)), 4, code, 3 * kD * kF));
       Part part = SlicePart(all, rows - n, n);
       const Rows got = RunPart(*engine_, *layer_, part);
       ASSERT_TRUE(got == want.Slice(rows - n, n)) << WeightFormatName(format) << ' ' << n << " rows";
     }
-    EXPECT_EQ(tiles.size(), 3u) << WeightFormatName(format);
+    EXPECT_EQ(tiles.size(), 4u) << WeightFormatName(format);
   }
 }
 

@@ -62,6 +62,7 @@ absl::Status Fused(const ExpertWork& work, Stream stream) {
                               .gate = GateOf(work.spec.activation),
                               .limit = work.spec.swiglu_limit,
                               .alpha = work.spec.swiglu_alpha,
+                              .tokens = UnitTokens(work.n),
                               .offsets = work.offsets,
                               .sorted_slots = work.sorted_slots,
                               .rows = chain.spread != nullptr ? chain.spread : work.x,

@@ -71,6 +71,7 @@ class LineOperand;
 template <>
 class LineOperand<WeightCode::kFp8> {
  public:
+  LineOperand() = default;
   // `half` is the half's first line; `line` the lane's first row in it.
   __device__ LineOperand(std::uint32_t half, int line, int lane) {
     const std::uint32_t at = half + line * kPackedLineK + lane % 4 * 16;
@@ -106,6 +107,7 @@ class LineOperand<WeightCode::kFp8> {
 template <>
 class LineOperand<WeightCode::kMxfp4> {
  public:
+  LineOperand() = default;
   // `scales` of both rows, from Fp4Scales.
   __device__ LineOperand(std::uint32_t half, int line, int lane, std::uint32_t scales, std::uint32_t scales_of_second)
       : scales_{scales, scales_of_second} {

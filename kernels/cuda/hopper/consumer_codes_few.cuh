@@ -16,6 +16,7 @@ inline constexpr int kFewTokens = 24;
 template <int kTokens>
 class LineRows {
  public:
+  LineRows() = default;
   // `lane_at`: LaneAt().
   __device__ LineRows(std::uint32_t rows, std::uint32_t lane_at) {
 #pragma unroll

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/hopper/packed_weights.h"
+#include "kernels/cuda/hopper/stream_config.h"
 #include "kernels/cuda/plain.h"
 
 namespace expertd::cuda {
@@ -23,6 +24,7 @@ struct FusedTile {
   bool gathers;
   WeightCode weights_code = WeightCode::kBF16;
   int groups = 2;
+  constexpr bool streams() const { return stages == 0; }  // the kernel of stream_config.h, which has its own
   constexpr bool decodes() const { return weights_code != WeightCode::kBF16; }
   constexpr int lines() const { return decodes() ? kPackedK / kFusedLineK : 1; }
   constexpr int block_weights() const { return groups * 64; }
@@ -51,7 +53,10 @@ enum class FusedTileId : std::uint8_t {
   kManyFp8,
   kFewMxfp4,
   kSomeMxfp4,
-  kManyMxfp4
+  kManyMxfp4,
+  kStream,
+  kStreamFp8,
+  kStreamMxfp4
 };
 // Few and some rows an expert: reading weights is the limit, and some 190 KiB of them are in flight on each
 // multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product. They are faster
@@ -67,7 +72,10 @@ inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, 128, 4, true, WeightCode::kFp8},
                                             {1, 16, 10, true, WeightCode::kMxfp4, 4},
                                             {1, 64, 6, true, WeightCode::kMxfp4, 4},
-                                            {1, 128, 5, true, WeightCode::kMxfp4}};
+                                            {1, 128, 5, true, WeightCode::kMxfp4},
+                                            {1, kUnitTokens, 0, true},
+                                            {1, kUnitTokens, 0, true, WeightCode::kFp8},
+                                            {1, kUnitTokens, 0, true, WeightCode::kMxfp4}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
 // Results on their way out: up to 128 features of every token row, padded so that stmatrix meets each bank once. They
@@ -76,7 +84,7 @@ inline constexpr int kStagedFeatures = 128, kStagedPitch = kStagedFeatures * 2 +
 constexpr bool StageHoldsResults(const FusedTile& tile) { return tile.tokens * kStagedPitch <= tile.stage_bytes(); }
 static_assert([] {
   for (const FusedTile& tile : kFusedTiles) {
-    if (!StageHoldsResults(tile)) return false;
+    if (!tile.streams() && !StageHoldsResults(tile)) return false;
   }
   return true;
 }());
@@ -94,8 +102,15 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
   const std::int64_t rows = CeilDiv(positions, experts);
   return rows <= 10 ? 0 : rows <= (weights == WeightCode::kMxfp4 ? 128 : 48) ? 1 : 2;
 }
+// `expert_size`: weights of an expert.
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
-                                      WeightCode weights = WeightCode::kBF16) {
+                                      WeightCode weights = WeightCode::kBF16,
+                                      std::int64_t expert_size = kStreamWeights) {
+  if (positions <= kStreamPositions && positions * expert_size <= kStreamWeights) {
+    return weights == WeightCode::kFp8     ? FusedTileId::kStreamFp8
+           : weights == WeightCode::kMxfp4 ? FusedTileId::kStreamMxfp4
+                                           : FusedTileId::kStream;
+  }
   const int size = FusedTileSize(positions, experts, weights);
   if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
   if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);

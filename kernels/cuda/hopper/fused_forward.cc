@@ -17,7 +17,7 @@ absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream) {
   if (!Aligned16({launch.rows, launch.gate_up, launch.down, launch.hidden, launch.slots})) {
     return absl::InvalidArgumentError("rows, gate_up, down: the fused forward wants them 16-byte aligned");
   }
-  launch.tile = ChooseFusedTile(launch.positions, launch.experts, launch.weights);
+  launch.tile = ChooseFusedTile(launch.positions, launch.experts, launch.weights, 3 * launch.d * launch.f);
   launch.blocks = device->multiprocessors;
   return FromCuda(LaunchFusedForward(launch, stream.handle), "fused_moe_forward");
 }

@@ -5,6 +5,7 @@
 namespace expertd::cuda {
 
 int LaunchFusedForward(const FusedForwardLaunch& launch, void* stream) {
+  if (ShapeOf(launch.tile).streams()) return LaunchStream(launch, stream);
   if (launch.weights == WeightCode::kFp8) return LaunchFusedCodes<WeightCode::kFp8>(launch, stream);
   if (launch.weights == WeightCode::kMxfp4) return LaunchFusedCodes<WeightCode::kMxfp4>(launch, stream);
   switch (launch.gate) {

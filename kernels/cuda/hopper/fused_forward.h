@@ -20,6 +20,7 @@ struct FusedForwardLaunch {
   Gate gate = Gate::kSilu;
   float limit = 7.0f, alpha = 1.702f;
   int blocks = 1;  // of the grid
+  int tokens = kUnitTokens;  // where warps stream: token rows of a unit, at most kUnitTokens; more cost shared memory
 
   const std::int32_t* offsets = nullptr;       // [experts + 1]
   const std::int32_t* sorted_slots = nullptr;  // [positions]
@@ -57,6 +58,7 @@ int LaunchFusedForward(const FusedForwardLaunch& launch, void* stream);
 // The parts of it, each in a file of its own: bf16 weights and one activation; packed codes and any.
 template <Gate kGate>
 int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream);
+int LaunchStream(const FusedForwardLaunch& launch, void* stream);
 template <WeightCode kCode>
 int LaunchFusedCodes(const FusedForwardLaunch& launch, void* stream);
 

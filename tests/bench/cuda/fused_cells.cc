@@ -16,8 +16,9 @@ namespace {
 
 using testing::DeviceArray;
 
-constexpr const char* kTileNames[] = {"few",      "some",     "many",      "many in place", "few fp8",
-                                      "some fp8", "many fp8", "few mxfp4", "some mxfp4",    "many mxfp4"};
+constexpr const char* kTileNames[] = {"few",      "some",       "many",        "many in place", "few fp8",
+                                      "some fp8", "many fp8",   "few mxfp4",   "some mxfp4",    "many mxfp4",
+                                      "stream",   "stream fp8", "stream mxfp4"};
 
 // A layer's weights on the device, and the bytes of one expert's.
 struct FusedWeights {
@@ -44,6 +45,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
     const auto tile = static_cast<cuda::FusedTileId>(id);
     if (cuda::ShapeOf(tile).weights_code != weights.code) continue;
     const std::int64_t per_expert = cuda::CeilDiv(slots, hit);
+    if (cuda::ShapeOf(tile).streams() && slots > 64) continue;
     const bool many = cuda::ShapeOf(tile).tokens > 64;
     if (!many && per_expert > cuda::ShapeOf(tile).tokens * 2) continue;
     if (many && per_expert < 32) continue;
@@ -72,6 +74,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
                                              .weights = weights.code,
                                              .tile = tile,
                                              .blocks = cuda::CurrentDevice()->multiprocessors,
+                                             .tokens = cuda::UnitTokens(n),
                                              .offsets = offsets.data(),
                                              .sorted_slots = sorted.data(),
                                              .rows = gathers ? rows.data() : by_position.data(),
