@@ -43,6 +43,15 @@ TEST_F(HopperTest, ForwardIsTheReference) {
   }
 }
 
+// One or two rows whose experts give every warp several units, of several shares.
+TEST_F(HopperTest, StreamedWeightsAreTheReference) {
+  for (const std::int64_t n : {1, 2}) {
+    const MoeLayer layer({.n = n, .d = 2048, .e = 16, .k = 8, .f = SmallTests() ? 512 : 2048});
+    DeviceMoeLayer device(layer);
+    for (int i = 0; i < 20; ++i) EXPECT_CLOSE(HostArray(DType::kBF16, device.Run()), layer.Reference(), 5e-3);
+  }
+}
+
 TEST_F(HopperTest, ManyRowsAreTheReference) {
   const std::int64_t rows = SmallTests() ? 300 : 8192;
   const MoeLayer layer({.n = rows, .d = 512, .e = 128, .k = 8, .f = 512});

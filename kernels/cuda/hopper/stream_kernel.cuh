@@ -68,9 +68,8 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
   bool brought = true;
 #pragma unroll 1
   for (;;) {
-    const bool uses = staged == kStaged || !brought;
+    const bool uses = staged == kStaged || (staged > 0 && !brought);
     if (uses) {
-      if (staged == 0) return;
       if (lines <= 0) {
         unit = block.Unit(units);
         lines = block.Lines(unit.phase());
@@ -86,7 +85,10 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
       sums.Load(stage);
     }
     brought = bring(/*wait=*/staged == 0);
-    if (!uses) continue;
+    if (!uses) {
+      if (staged == 0) return;  // nothing more, though it waited
+      continue;
+    }
     sums.Add(lines > 1);
     stage = next(stage);
     --staged;
