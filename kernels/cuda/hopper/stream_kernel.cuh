@@ -63,37 +63,26 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
   };
 
   StreamSums<kCode, kTokens, Known> sums;
-  StreamUnit unit;
-  int lines = 0, units = 0;  // left of the unit; so far
-  bool brought = true;
+  for (int unit_number = 0;; ++unit_number) {
+    while (staged < kStaged && bring(/*wait=*/staged == 0)) {
+    }
+    if (staged == 0) return;
+    const StreamUnit unit = block.Unit(unit_number);
+    if (unit.phase() == Phase::kDown && !up_is_there) {
+      block.AwaitUp();
+      up_is_there = true;
+      bring_late_rows(unit_number);
+    }
 #pragma unroll 1
-  for (;;) {
-    const bool uses = staged == kStaged || (staged > 0 && !brought);
-    if (uses) {
-      if (lines <= 0) {
-        unit = block.Unit(units);
-        lines = block.Lines(unit.phase());
-        if (unit.phase() == Phase::kDown && !up_is_there) {
-          block.AwaitUp();
-          up_is_there = true;
-          bring_late_rows(units);
-        }
-        ++units;
-      }
+    for (int lines = block.Lines(unit.phase()); lines > 0; lines -= 2) {
       WaitOldest<kStaged>(staged);
       __syncwarp();  // now the stage before this one is free, too
       sums.Load(stage);
+      bring(/*wait=*/false);
+      sums.Add(lines > 1);
+      stage = next(stage);
+      --staged;
     }
-    brought = bring(/*wait=*/staged == 0);
-    if (!uses) {
-      if (staged == 0) return;  // nothing more, though it waited
-      continue;
-    }
-    sums.Add(lines > 1);
-    stage = next(stage);
-    --staged;
-    lines -= 2;
-    if (lines > 0) continue;
     sums.Store(launch, unit);
     if (unit.phase() == Phase::kUp) block.TellUp();
   }
