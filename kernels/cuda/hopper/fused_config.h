@@ -106,7 +106,7 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
                                       WeightCode weights = WeightCode::kBF16,
                                       std::int64_t expert_size = kStreamWeights) {
-  if (positions <= kStreamPositions && positions * expert_size <= kStreamWeights) {
+  if (Streams(positions, expert_size)) {
     return weights == WeightCode::kFp8     ? FusedTileId::kStreamFp8
            : weights == WeightCode::kMxfp4 ? FusedTileId::kStreamMxfp4
                                            : FusedTileId::kStream;

@@ -53,6 +53,10 @@ constexpr int StreamSharedBytes(const StreamShape& shape, const StreamTables& ta
 // Where warps stream: up to so many positions, and so many weights if each had an expert of its own. The pipelines of
 // the other kernel read more bytes in a second, and this one begins earlier and shares them out more evenly.
 inline constexpr std::int64_t kStreamPositions = 16, kStreamWeights = 200'000'000;
+// A row of two large experts streams as well: they are too few tiles for that kernel to share out.
+constexpr bool Streams(std::int64_t positions, std::int64_t expert_size) {
+  return positions <= 2 || (positions <= kStreamPositions && positions * expert_size <= kStreamWeights);
+}
 static_assert([] {
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
     for (const int tokens : {2, kUnitTokens}) {

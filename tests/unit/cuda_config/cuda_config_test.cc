@@ -58,6 +58,7 @@ TEST(BatchedPlanTest, TakesAsManyRowsAsFit) {
 
 TEST(FusedConfigTest, EveryTileFitsAMultiprocessor) {
   for (const FusedTile& tile : kFusedTiles) {
+    if (tile.streams()) continue;  // stream_config.h checks its own when it is compiled
     EXPECT_LE(FusedSharedBytes(tile, kFusedMaxExperts), kH200.shared_bytes_per_block - 1024) << tile.tokens;
     EXPECT_TRUE(StageHoldsResults(tile)) << tile.tokens;
     EXPECT_EQ(tile.stage_bytes() % 1024, 0) << "swizzled lines repeat every 1024 bytes";
@@ -66,7 +67,7 @@ TEST(FusedConfigTest, EveryTileFitsAMultiprocessor) {
 }
 
 TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
-  EXPECT_EQ(ChooseFusedTile(1, 128), FusedTileId::kFew);
+  EXPECT_EQ(ChooseFusedTile(3, 128), FusedTileId::kFew);
   EXPECT_EQ(ChooseFusedTile(1280, 128), FusedTileId::kFew);
   EXPECT_EQ(ChooseFusedTile(1281, 128), FusedTileId::kSome);
   EXPECT_EQ(ChooseFusedTile(48 * 8, 8), FusedTileId::kSome);
@@ -78,10 +79,25 @@ TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   EXPECT_EQ(ChooseFusedTile(128 * 8, 8, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
   EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
-    for (const std::int64_t rows : {1, 11, 49}) {
+    for (const std::int64_t rows : {1, 3, 11, 49}) {
       EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, code)).weights_code, code);
     }
   }
+}
+
+TEST(FusedConfigTest, FewRowsStreamWhereTheirWeightsAreNotTooMany) {
+  const auto streams = [](std::int64_t positions, std::int64_t expert_size) {
+    return ShapeOf(ChooseFusedTile(positions, 128, WeightCode::kBF16, expert_size)).streams();
+  };
+  EXPECT_TRUE(streams(1, kStreamWeights + 1));
+  EXPECT_TRUE(streams(2, kStreamWeights + 1));
+  EXPECT_FALSE(streams(3, kStreamWeights));
+  EXPECT_TRUE(streams(kStreamPositions, kStreamWeights / kStreamPositions));
+  EXPECT_FALSE(streams(kStreamPositions, kStreamWeights / kStreamPositions + 1));
+  EXPECT_FALSE(streams(kStreamPositions + 1, 1));
+  EXPECT_EQ(UnitTokens(1), 2);
+  EXPECT_EQ(UnitTokens(2), 2);
+  EXPECT_EQ(UnitTokens(3), kUnitTokens);
 }
 
 // Every code and every scale is found again where the kernels look for it; rows and K end within a block.
