@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/checkpoint/checkpoint.h"
+#include "kernels/expert_path.h"
 #include "kernels/reference/compare.h"
 #include "kernels/reference/io_file.h"
 #include "server/commands/commands.h"
@@ -157,7 +158,8 @@ absl::StatusOr<std::vector<Check>> CheckLayer(const VerifyOptions& options, cons
     return checks;
   }
   for (const std::int64_t k : {std::int64_t{0}, source->spec().experts_per_token}) {
-    const reference::LayerRows rows = RandomRows(options, source->spec(), k);
+    reference::LayerRows rows = RandomRows(options, source->spec(), k);
+    rows.fp8_rows = subject.path() == kFp8RowsPath;  // as the subject; what that costs is no mistake of its
     const auto answer = subject.Run(rows, DType::kBF16);
     if (!answer.ok()) return answer.status();
     checks.push_back(
@@ -285,11 +287,12 @@ void AddVerifyCommand(CLI::App& app, int* exit_code) {
   command
       ->add_option("--io", options->io,
                    "safetensors file with hidden_states and output.<layer>; without it, random rows are compared with "
-                   "the double reference, server-routed and pre-routed")
+                   "the double reference, server-routed and pre-routed; of a layer on the path fp8-rows, a reference "
+                   "that quantises rows in the same way, whereas a file's outputs then want --tolerance 5e-2")
       ->type_name("FILE");
   command->add_option("--layer", options->layer, "only this layer (default: all)")->check(CLI::NonNegativeNumber);
   command->add_option("--device", options->device, "cpu or cuda:<index>")->capture_default_str()->excludes(endpoint);
-  command->add_option("--path", options->path, "On a GPU: auto, sorted or batched, as of serve")
+  command->add_option("--path", options->path, "On a GPU: auto, sorted, batched or fp8-rows, as of serve")
       ->capture_default_str()
       ->excludes(endpoint);
   command->add_option("--rows", options->rows, "random rows")->check(CLI::Range(1, 8192))->capture_default_str();

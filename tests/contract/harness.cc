@@ -80,11 +80,12 @@ double Tolerance(const Part& part) {
   return part.input.dtype() == DType::kF32 && part.output_dtype == DType::kF32 ? 1e-5 : 5e-3;
 }
 
-void ExpectMatchesReference(const LayerSource& source, const Part& part) {
+void ExpectMatchesReference(const LayerSource& source, const Part& part, bool fp8_rows) {
   reference::LayerRows rows;
   rows.n = part.input.n();
   rows.rows = part.input.ToDoubles();
   rows.shared_expert = part.shared_expert;
+  rows.fp8_rows = fp8_rows;
   rows.k = part.k;
   rows.topk_ids = part.ids;
   rows.topk_weights.assign(part.weights.begin(), part.weights.end());

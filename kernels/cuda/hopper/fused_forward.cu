@@ -7,6 +7,7 @@ namespace expertd::cuda {
 int LaunchFusedForward(const FusedForwardLaunch& launch, void* stream) {
   if (launch.weights == WeightCode::kFp8) return LaunchFusedCodes<WeightCode::kFp8>(launch, stream);
   if (launch.weights == WeightCode::kMxfp4) return LaunchFusedCodes<WeightCode::kMxfp4>(launch, stream);
+  if (launch.weights == WeightCode::kFp8Both) return LaunchFusedCodes<WeightCode::kFp8Both>(launch, stream);
   switch (launch.gate) {
     case Gate::kSilu:
       return LaunchFusedGate<Gate::kSilu>(launch, stream);

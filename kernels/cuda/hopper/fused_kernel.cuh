@@ -13,13 +13,15 @@
 
 namespace expertd::cuda {
 
-// A producer's thread keeps up to twenty row addresses, a consumer's 160 sums; less where there are four warpgroups.
-inline constexpr int kProducerRegisters = 72;
+// A producer's thread keeps up to twenty row addresses if it gathers, a consumer's 160 sums, or 192; less where there
+// are four warpgroups.
 template <FusedTileId kId>
-inline constexpr int kConsumerRegisters = ShapeOf(kId).groups > 2 ? 96 : 216;
+inline constexpr int kProducerRegisters = ShapeOf(kId).fp8_rows() && !ShapeOf(kId).gathers ? 56 : 72;
+template <FusedTileId kId>
+inline constexpr int kConsumerRegisters = ShapeOf(kId).groups > 2 ? 96 : kProducerRegisters<kId> == 56 ? 224 : 216;
 // Together what the block is launched with, or the growing warpgroups would wait for ever.
 template <FusedTileId kId>
-inline constexpr bool kRegistersFit = kProducerRegisters * 128 + kConsumerRegisters<kId>* kWeightsWarp<kId> * 32 <=
+inline constexpr bool kRegistersFit = kProducerRegisters<kId> * 128 + kConsumerRegisters<kId>* kWeightsWarp<kId> * 32 <=
                                       65536 / kFusedThreads<kId> / 8 * 8 * kFusedThreads<kId>;
 
 // Known: Gates<...>.
@@ -42,7 +44,7 @@ __global__ void __launch_bounds__(kFusedThreads<kId>, 1)
   Work work;
   work.Build<kFusedThreads<kId>>(launch, kTile, shared.starts);  // waits for the block, also for the barriers
   if (threadIdx.x >= kWeightsWarp<kId> * 32) {
-    ShrinkRegisters<kProducerRegisters>();
+    ShrinkRegisters<kProducerRegisters<kId>>();
     const int warp = threadIdx.x / 32;
     if (warp == kStoreWarp<kId>) {
       StoreResults<kId>(launch, shared, ring);
@@ -71,13 +73,15 @@ inline int MakeWeightMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
 }
 
 inline int MakeRowMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
-  const auto d = static_cast<std::uint64_t>(launch.d), f = static_cast<std::uint64_t>(launch.f);
+  const FusedTile& tile = ShapeOf(launch.tile);  // two codes of e4m3 count as an element
+  const auto d = static_cast<std::uint64_t>(tile.row_lines(launch.d) * kFusedLineK);
+  const auto f = static_cast<std::uint64_t>(tile.row_lines(launch.f) * kFusedLineK);
   const auto positions = static_cast<std::uint64_t>(launch.positions);
   const int error = launch.hidden == nullptr
                         ? cudaSuccess
                         : MakeTensorMap<3>(launch.hidden, {f, positions, 1}, {f * 2, f * positions * 2},
                                            {kFusedLineK, kHiddenBox, 1}, maps.hidden);
-  if (error != cudaSuccess || ShapeOf(launch.tile).gathers) return error;
+  if (error != cudaSuccess || tile.gathers) return error;
   return MakeTensorMap<3>(launch.rows, {d, positions, 1}, {d * 2, d * positions * 2}, {kFusedLineK, kHiddenBox, 1},
                           maps.rows);
 }

@@ -89,7 +89,7 @@ TEST(VerifyTest, FailsWhereItShould) {
       {{}, 2, "--checkpoint DIR is missing"},
       {{"--endpoint", "127.0.0.1:1"}, 2, "--endpoint alone needs --io FILE"},
       {{"--checkpoint", kGolden + "olmoe", "--device", "tpu"}, 2, "device: 'tpu' is neither cpu nor cuda:<index>"},
-      {{"--checkpoint", kGolden + "olmoe", "--path", "fused"}, 2, "path: 'fused' is not auto, sorted or batched"},
+      {{"--checkpoint", kGolden + "olmoe", "--path", "fused"}, 2, "path: 'fused' is not auto, sorted, batched or fp8-rows"},
       {{"--checkpoint", kGolden + "olmoe", "--path", "batched"}, 2, "path: the cpu engine"},
       {{"--checkpoint", kGolden + "olmoe", "--device", "cpu", "--endpoint", "127.0.0.1:1"}, 2, "excludes"},
       {{"--checkpoint", kGolden + "olmoe", "--rows", "0"}, 2, "--rows"},
