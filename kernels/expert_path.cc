@@ -11,11 +11,10 @@ struct NamedPath {
   absl::string_view name;
   ExpertPath path;
 };
-constexpr NamedPath kPaths[] = {
-    {"auto", ExpertPath::kAuto},
-    {"sorted", ExpertPath::kSorted},
-    {"batched", ExpertPath::kBatched},
-    {kFp8RowsPath, ExpertPath::kFp8Rows}};
+constexpr NamedPath kPaths[] = {{"auto", ExpertPath::kAuto},
+                                {"sorted", ExpertPath::kSorted},
+                                {"batched", ExpertPath::kBatched},
+                                {kFp8RowsPath, ExpertPath::kFp8Rows}};
 
 cuda::WeightCode CodeOf(WeightFormat format) {
   switch (format) {

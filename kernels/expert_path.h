@@ -11,8 +11,8 @@
 namespace expertd {
 
 enum class ExpertPath : std::uint8_t {
-  kAuto,    // the engine's fastest way that keeps a row's bits independent of its batch (CUDA: fused or sorted)
-  kSorted,  // CUDA: slots sorted by expert, grouped products
+  kAuto,     // the engine's fastest way that keeps a row's bits independent of its batch (CUDA: fused or sorted)
+  kSorted,   // CUDA: slots sorted by expert, grouped products
   kBatched,  // CUDA: padded to [E, most rows of an expert, D], cuBLAS. A row's bits depend on its batch
   kFp8Rows   // CUDA, Hopper: fp8 weights meet bf16 rows that are quantised to e4m3, which costs 4e-2
 };

@@ -129,8 +129,8 @@ LayerResult RunLayer(const LayerSource& source, const LayerRows& rows) {
       const double factor = on_input ? result.topk_weights[s] : 1.0;
       for (std::int64_t j = 0; j < d; ++j) x.push_back(factor * rows.rows[s / k * d + j]);
     }
-    const std::vector<double> y = RunExpert(spec, source.expert(expert), static_cast<std::int64_t>(slots.size()),
-                                            std::move(x), rows.fp8_rows);
+    const std::vector<double> y =
+        RunExpert(spec, source.expert(expert), static_cast<std::int64_t>(slots.size()), std::move(x), rows.fp8_rows);
     source.Release(expert);
     for (std::size_t i = 0; i < slots.size(); ++i) {
       std::copy_n(y.begin() + static_cast<std::int64_t>(i) * d, d, slot_out.begin() + slots[i] * d);

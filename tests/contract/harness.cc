@@ -92,7 +92,8 @@ void ExpectMatchesReference(const LayerSource& source, const Part& part, bool fp
   const reference::Answer answer{
       part.output.ToDoubles(), part.routed_ids, {part.routed_weights.begin(), part.routed_weights.end()}};
   const reference::Comparison c = reference::CompareToReference(source, rows, answer);
-  EXPECT_LE(c.relative_error, Tolerance(part)) << "worst row " << c.worst_row << ": " << c.worst_row_error;
+  EXPECT_LE(c.relative_error, Tolerance(part) * (fp8_rows ? 2 : 1))
+      << "worst row " << c.worst_row << ": " << c.worst_row_error;
   EXPECT_EQ(c.routing_mismatches, 0) << "first at row " << c.first_mismatch;
 }
 

@@ -58,8 +58,8 @@ TEST_F(Fp8RowsTest, EverySizeIsTheReference) {
   struct Size {
     std::int64_t d, e, k, f, shared_f;
   };
-  for (const Size c : Cases<Size>({{256, 4, 2, 256, 0}, {576, 6, 3, 704, 64}, {2048, 8, 2, 768, 0}},
-                                  {{192, 4, 2, 128, 64}})) {
+  for (const Size c :
+       Cases<Size>({{256, 4, 2, 256, 0}, {576, 6, 3, 704, 64}, {2048, 8, 2, 768, 0}}, {{192, 4, 2, 128, 64}})) {
     for (const bool on_input : Cases<bool>({false, true}, {false})) {
       LayerSpec spec = SimpleSpec(c.d, c.e, c.k, c.f);
       spec.shared_intermediate_size = c.shared_f;
@@ -97,7 +97,7 @@ TEST_F(Fp8RowsTest, RowsOfF32AreNotQuantised) {
 
 TEST_F(Fp8RowsTest, AllRowsToOneExpertIsTheReference) {
   constexpr std::int64_t kE = 64, kD = 256;
-  Load(SimpleSpec(kD, kE, 2, 128));
+  Load(SimpleSpec(kD, kE, 2, 512));
   for (const std::int64_t n : Cases<std::int64_t>({1, 33, 1000}, {33})) {
     for (const std::int32_t expert : {0, 63, -1}) {
       SCOPED_TRACE("N " + std::to_string(n) + " all to " + std::to_string(expert));
@@ -167,7 +167,7 @@ TEST_F(Fp8RowsTest, ItsErrorIsWhatIsStated) {
   const double exact = error(false), quantised = error(true);
   std::printf("fp8 rows: %.2e from rows that are not quantised, %.2e from rows that are\n", exact, quantised);
   EXPECT_LE(exact, 5e-2);
-  EXPECT_LE(quantised, 5e-3);
+  EXPECT_LE(quantised, 1e-2);
 }
 
 TEST_F(Fp8RowsTest, OtherWeightsAreRefused) {

@@ -33,7 +33,7 @@ struct DeviceExperts {
   std::int64_t count = 0, d = 0, f = 0;
   DeviceMatrix gate_up;  // gate's rows, then up's
   DeviceMatrix down;
-  bool fused = false;  // bf16 rows take Hopper's fused kernel
+  bool fused = false;                                                     // bf16 rows take Hopper's fused kernel
   bool fp8_rows() const { return gate_up.code == WeightCode::kFp8Both; }  // which quantises them
 };
 

@@ -60,7 +60,7 @@ absl::Status QuantiseRows(const ExpertWork& work, Stream stream) {
                                      .from = chain.spread != nullptr ? chain.spread : work.x,
                                      .codes = chain.codes,
                                      .scales = chain.code_scales,
-                                     .scale_pitch = chain.coded_rows};
+                                     .fresh = chain.spread != nullptr};
   return FromCuda(LaunchQuantiseRows(launch, stream.handle), "rows in fp8");
 }
 

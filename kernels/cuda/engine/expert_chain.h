@@ -24,8 +24,8 @@ struct ExpertChain {
   std::byte* codes = nullptr;      // [coded_rows, Fp8RowBytes(D)]
   float* code_scales = nullptr;    // [lines of D, coded_rows]
   float* hidden_scales = nullptr;  // [lines of F, positions]
-  std::byte* hidden = nullptr;       // [positions, F]
-  std::byte* out = nullptr;          // [positions, D]
+  std::byte* hidden = nullptr;     // [positions, F]
+  std::byte* out = nullptr;        // [positions, D]
 };
 // 0: the chain is not fused.
 std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype);

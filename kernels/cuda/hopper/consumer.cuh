@@ -72,8 +72,8 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
   } else if constexpr (kTile.decodes() && kTokens <= kFewTokens) {
     MultiplyCodesOfFew<kId, kTokens>(shared, LinesOf<kId>(launch, item.phase), walk, place, sums[0]);
   } else if constexpr (kTile.decodes()) {
-    MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf<kId>(launch, item.phase), walk, place,
-                                sums[0]);
+    MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf<kId>(launch, item.phase), walk,
+                                place, sums[0]);
   } else {
     MultiplySteps<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), StepsOf<kId>(launch, item.phase), walk,
                                 place.group, sums);
@@ -115,6 +115,7 @@ __device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>
                         WorkRing<kRingReaders<kId>> ring) {
   StageWalk<ShapeOf(kId).stages> walk;
   unsigned rounds = 0;  // of results, so far
+  if constexpr (ShapeOf(kId).fp8_rows()) Turns(Place().group).Begin();
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;

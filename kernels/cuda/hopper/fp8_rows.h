@@ -28,14 +28,12 @@ constexpr Fp8Scale ScaleOfMost(std::uint32_t most) {
 // Bytes of a row of `width` elements: whole lines, the last one filled up with zeros.
 constexpr std::int64_t Fp8RowBytes(std::int64_t width) { return CeilDiv(width, kPackedK) * kPackedK; }
 
-// to[slot_row[n * k + j]] = quantised from[n] for each j < k; null: to[n]. A row at -1 is left out.
 struct QuantiseRowsLaunch {
-  std::int64_t n = 0, d = 0, k = 1;
+  std::int64_t n = 0, d = 0;
   const void* from = nullptr;  // bf16 [n, d], 16-byte aligned
-  const std::int32_t* slot_row = nullptr;
-  void* codes = nullptr;        // [*, Fp8RowBytes(d)]
-  float* scales = nullptr;      // [lines of d, scale_pitch]
-  std::int64_t scale_pitch = 0;  // rows of `codes`
+  void* codes = nullptr;       // [n, Fp8RowBytes(d)]
+  float* scales = nullptr;     // [lines of d, n]
+  bool fresh = false;          // the stream's last kernel writes `from`; otherwise it need not be done
 };
 // Enqueues on `stream` (a cudaStream_t) a kernel that starts early, as LaunchFusedForward's; the answer is a
 // cudaError_t. Hopper.

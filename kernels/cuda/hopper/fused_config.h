@@ -63,15 +63,15 @@ enum class FusedTileId : std::uint8_t {
   kManyMxfp4,
   kFewFp8Both,
   kSomeFp8Both,
-  kManyFp8Both,
-  kManyFp8BothBeside
+  kManyFp8Both
 };
 // Few and some rows an expert: reading weights is the limit, and some 190 KiB of them are in flight on each
 // multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product. They are faster
 // where rows need not be gathered, but narrow experts do not earn back what bringing rows beside each other costs.
 // Decoding for few rows wants four warpgroups, to keep the arithmetic
 // busy. Codes are decoded for every token tile; the sums of e4m3 are kept twice, without and with scales.
-// With rows of e4m3 a tile has 256 weight rows whatever its tokens: its 128 results of the first product have one scale.
+// With rows of e4m3 a tile has 256 weight rows whatever its tokens: its 128 results of the first product have one
+// scale.
 inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, 64, 9, true},
                                             {2, 160, 4, false},
@@ -84,8 +84,7 @@ inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, 128, 5, true, WeightCode::kMxfp4},
                                             {2, 16, 6, true, WeightCode::kFp8Both},
                                             {2, 64, 5, true, WeightCode::kFp8Both},
-                                            {2, 128, 4, true, WeightCode::kFp8Both},
-                                            {2, 128, 4, false, WeightCode::kFp8Both}};
+                                            {2, 128, 4, true, WeightCode::kFp8Both}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
 // Results on their way out: up to 128 features of every token row, padded so that stmatrix meets each bank once. They
@@ -96,7 +95,7 @@ static_assert([] {
   for (const FusedTile& tile : kFusedTiles) {
     if (!StageHoldsResults(tile)) return false;
     if (tile.fp8_rows() && tile.row_scales_at() + tile.tokens * 4 > tile.piece_bytes()) return false;
-    if (tile.fp8_rows() && tile.weights() != 2 * kPackedK) return false;
+    if (tile.fp8_rows() && (tile.weights() != 2 * kPackedK || !tile.gathers)) return false;
   }
   return true;
 }());

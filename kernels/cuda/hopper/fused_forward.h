@@ -29,7 +29,7 @@ struct FusedForwardLaunch {
   const std::uint64_t* row_addresses = nullptr;
   int rows_divisor = 1;
   const float* row_scales = nullptr;  // of e4m3: [lines of d, row_scale_pitch]
-  std::int64_t row_scale_pitch = 0;
+  std::int64_t row_scale_pitch = 0;   // as many rows
 
   // Or packed (packed_weights.h), gate_up as kGateUp, down as kRows, as codes always are.
   bool packed = false;

@@ -13,15 +13,13 @@
 
 namespace expertd::cuda {
 
-// A producer's thread keeps up to twenty row addresses if it gathers, a consumer's 160 sums, or 192; less where there
-// are four warpgroups.
+// A producer's thread keeps up to twenty row addresses, a consumer's 192 sums; less where there are four warpgroups.
+inline constexpr int kProducerRegisters = 72;
 template <FusedTileId kId>
-inline constexpr int kProducerRegisters = ShapeOf(kId).fp8_rows() && !ShapeOf(kId).gathers ? 56 : 72;
-template <FusedTileId kId>
-inline constexpr int kConsumerRegisters = ShapeOf(kId).groups > 2 ? 96 : kProducerRegisters<kId> == 56 ? 224 : 216;
+inline constexpr int kConsumerRegisters = ShapeOf(kId).groups > 2 ? 96 : 216;
 // Together what the block is launched with, or the growing warpgroups would wait for ever.
 template <FusedTileId kId>
-inline constexpr bool kRegistersFit = kProducerRegisters<kId> * 128 + kConsumerRegisters<kId>* kWeightsWarp<kId> * 32 <=
+inline constexpr bool kRegistersFit = kProducerRegisters * 128 + kConsumerRegisters<kId>* kWeightsWarp<kId> * 32 <=
                                       65536 / kFusedThreads<kId> / 8 * 8 * kFusedThreads<kId>;
 
 // Known: Gates<...>.
@@ -44,7 +42,7 @@ __global__ void __launch_bounds__(kFusedThreads<kId>, 1)
   Work work;
   work.Build<kFusedThreads<kId>>(launch, kTile, shared.starts);  // waits for the block, also for the barriers
   if (threadIdx.x >= kWeightsWarp<kId> * 32) {
-    ShrinkRegisters<kProducerRegisters<kId>>();
+    ShrinkRegisters<kProducerRegisters>();
     const int warp = threadIdx.x / 32;
     if (warp == kStoreWarp<kId>) {
       StoreResults<kId>(launch, shared, ring);

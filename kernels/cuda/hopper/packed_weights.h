@@ -1,9 +1,10 @@
 // How the fused kernel likes weights in memory: plain arithmetic, for whoever packs them and whoever reads them.
 //
 // A block is 128 weight rows by 128 of K, and one copy brings it: scales first, then two halves of 64 of K, each with a
-// line for every row; or, where rows are e4m3 too, lines of 128 of K and then scales, so that the lines are aligned. Blocks of a tile of 128 rows follow each other along K, tiles follow each other, then experts.
-// A line of bf16, or of kFp8Both, is 128 bytes whose chunks of 16 are swizzled as wgmma reads them from shared memory.
-// Another line of codes is for registers, and stands as a lane of wgmma wants it: lane c of four multiplies, of every 16 elements, 2 c, 2 c +
+// line for every row; or, where rows are e4m3 too, lines of 128 of K and then scales, so that the lines are aligned.
+// Blocks of a tile of 128 rows follow each other along K, tiles follow each other, then experts. A line of bf16, or of
+// kFp8Both, is 128 bytes whose chunks of 16 are swizzled as wgmma reads them from shared memory. Another line of codes
+// is for registers, and stands as a lane of wgmma wants it: lane c of four multiplies, of every 16 elements, 2 c, 2 c +
 // 1, 2 c + 8 and 2 c + 9, so a quarter of the line is its own. What is past the matrix is zero.
 //
 // Scales. e4m3: two f32, of the block's even and odd eights of rows (gate and up; the same number where rows are not

@@ -196,8 +196,7 @@ class RowScales {
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) >= rows_) continue;
       const int position = item.first + Row(i);
-      from_[i] = up ? launch.row_scales + (kTile.gathers ? RowOf(launch, position) : position)
-                    : launch.hidden_scales + position;
+      from_[i] = up ? launch.row_scales + RowOf(launch, position) : launch.hidden_scales + position;
     }
   }
   __device__ void CopyStep(std::uint32_t to) {

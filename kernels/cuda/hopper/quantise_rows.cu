@@ -11,7 +11,7 @@ namespace {
 constexpr int kThreads = 256, kLinesOfBlock = kThreads / kQuantisingLanes;
 
 __global__ void __launch_bounds__(kThreads) QuantiseRowsKernel(const __grid_constant__ QuantiseRowsLaunch launch) {
-  WaitForPrevious();
+  if (launch.fresh) WaitForPrevious();
   LaunchNext();
   const std::int64_t lines = CeilDiv(launch.d, kPackedK);
   const std::int64_t index = std::int64_t{blockIdx.x} * kLinesOfBlock + threadIdx.x / kQuantisingLanes;
@@ -23,14 +23,12 @@ __global__ void __launch_bounds__(kThreads) QuantiseRowsKernel(const __grid_cons
     values = *reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(launch.from) + row * launch.d + column);
   }
   const Fp8Eight quantised = QuantiseEight(values);
-  if (row >= launch.n) return;
-  for (std::int64_t j = 0; j < launch.k; ++j) {
-    const std::int64_t to = launch.slot_row == nullptr ? row : launch.slot_row[row * launch.k + j];
-    if (to < 0) continue;
-    *reinterpret_cast<uint2*>(static_cast<unsigned char*>(launch.codes) + (to * lines + line) * kPackedK + eight * 8) =
-        quantised.codes;
-    if (eight == 0) launch.scales[line * launch.scale_pitch + to] = quantised.scale;
+  if (row < launch.n) {
+    auto* const codes = static_cast<unsigned char*>(launch.codes) + index * kPackedK + eight * 8;
+    *reinterpret_cast<uint2*>(codes) = quantised.codes;
+    if (eight == 0) launch.scales[line * launch.n + row] = quantised.scale;
   }
+  WaitForPrevious();  // the next kernel waits for this one alone, and needs what the last one did
 }
 
 }  // namespace

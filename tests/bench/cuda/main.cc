@@ -1,6 +1,6 @@
 // Speed of the CUDA operations on the current device: one line a cell, and JSON with --json FILE.
-// usage: cuda_ops_bench [routing] [rows] [gemm] [tiles] [codes] [fp8rows] [backward] [batched] [LAYER...] [--json FILE]      (no
-// name: all)
+// usage: cuda_ops_bench [routing] [rows] [gemm] [tiles] [codes] [fp8rows] [backward] [batched] [LAYER...] [--json FILE]
+// (no name: all)
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
