@@ -55,12 +55,6 @@ template <int kBarrier, int kThreads>
 __device__ inline void SyncSome() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
-// Counts as one of them without waiting.
-template <int kBarrier, int kThreads>
-__device__ inline void ArriveSome() {
-  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
-}
-
 // Starts the copy of the map's box at (x, y, z); its bytes arrive at `barrier`.
 __device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, int y, int z, const Barrier& barrier) {
   EXPERTD_SM90A(

@@ -115,7 +115,6 @@ __device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>
                         WorkRing<kRingReaders<kId>> ring) {
   StageWalk<ShapeOf(kId).stages> walk;
   unsigned rounds = 0;  // of results, so far
-  if constexpr (ShapeOf(kId).fp8_rows()) Turns(Place().group).Begin();
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;

@@ -23,45 +23,14 @@ __device__ void PromoteRows(std::uint32_t row_scales, float2 weights, const Plac
   }
 }
 
-// Two warpgroups that take turns with the tensor cores: one multiplies while the other one adds up. Left alone they do
-// both at the same time.
-class Turns {
- public:
-  __device__ explicit Turns(int group) : group_(group) {}
-  // Once, by both, before the first Await().
-  __device__ void Begin() const {
-    if (group_ == 1) Pass();
-  }
-  __device__ void Await() const {
-    if (group_ == 0) {
-      SyncSome<kFirst, kThreads>();
-    } else {
-      SyncSome<kFirst + 1, kThreads>();
-    }
-  }
-  __device__ void Pass() const {
-    if (group_ == 0) {
-      ArriveSome<kFirst + 1, kThreads>();
-    } else {
-      ArriveSome<kFirst, kThreads>();
-    }
-  }
-
- private:
-  static constexpr int kFirst = 1, kThreads = 256;
-  const int group_;
-};
-
 // totals += weights . rows^T over all of K, 128 at a time in order, whatever kTokens is. Blocks of 64 weight rows take
-// turns with one set of sums. Many tokens: warpgroups take turns, passed on while the last product still runs.
+// turns with one set of sums.
 template <FusedTileId kId, int kTokens>
 __device__ void MultiplyFp8(const FusedShared<kId>& shared, bool gathered, int steps,
                             StageWalk<ShapeOf(kId).stages>& walk, const Place& place,
                             float (&totals)[ShapeOf(kId).blocks][kTokens / 2]) {
   constexpr FusedTile kTile = ShapeOf(kId);
   constexpr PackedBlock kBlock = {kTile.weights_code};
-  constexpr bool kTurns = kTile.tokens > 64;
-  const Turns turns(place.group);
   float sums[kTokens / 2] = {};
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
@@ -73,20 +42,14 @@ __device__ void MultiplyFp8(const FusedShared<kId>& shared, bool gathered, int s
       const int index = block * kTile.groups + place.group;
       const std::uint32_t piece = shared.Weights(walk.stage()) + index / 2 * kTile.piece_bytes();
       const std::uint64_t weights = Operand(piece + index % 2 * 64 * kFusedLine, 16);
-      if constexpr (kTurns) turns.Await();
       ProductsFence();
       Fp8Product<kTokens>::template Add<false>(sums, weights, rows);
 #pragma unroll
       for (int k = 1; k < kPackedK / 32; ++k) {
-        if (kTurns && k == kPackedK / 32 - 1) CommitProducts();
         Fp8Product<kTokens>::template Add<true>(sums, weights + k * (32 >> 4), rows + k * (32 >> 4));  // 32 bytes on
       }
       CommitProducts();
       const uint2 scales = LoadSharedPair(piece + kBlock.scales_at());
-      if constexpr (kTurns) {
-        WaitProducts<1>();
-        turns.Pass();
-      }
       WaitProducts<0>();
       SumsAreReady(sums);
       PromoteRows<kTokens>(shared.RowScales(walk.stage()), {__uint_as_float(scales.x), __uint_as_float(scales.y)},
