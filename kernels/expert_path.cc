@@ -11,8 +11,10 @@ struct NamedPath {
   absl::string_view name;
   ExpertPath path;
 };
-constexpr NamedPath kPaths[] = {
-    {"auto", ExpertPath::kAuto}, {"sorted", ExpertPath::kSorted}, {"batched", ExpertPath::kBatched}};
+constexpr NamedPath kPaths[] = {{"auto", ExpertPath::kAuto},
+                                {"sorted", ExpertPath::kSorted},
+                                {"batched", ExpertPath::kBatched},
+                                {kFp8RowsPath, ExpertPath::kFp8Rows}};
 
 cuda::WeightCode CodeOf(WeightFormat format) {
   switch (format) {
@@ -37,7 +39,7 @@ absl::StatusOr<ExpertPath> ParseExpertPath(absl::string_view name) {
   for (const NamedPath& path : kPaths) {
     if (path.name == name) return path.path;
   }
-  return absl::InvalidArgumentError(absl::StrFormat("path: '%s' is not auto, sorted or batched", name));
+  return absl::InvalidArgumentError(absl::StrFormat("path: '%s' is not auto, sorted, batched or fp8-rows", name));
 }
 
 std::string HopperPathInWords(const LayerSpec& spec) {

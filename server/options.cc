@@ -49,8 +49,10 @@ const OptionRow kOptions[] = {
     {.name = "path",
      .group = "Engine",
      .member = &ServerOptions::path,
-     .help = "How experts are computed on a GPU; batched: by cuBLAS, a row's bits then depend on its batch",
-     .choices = "auto|sorted|batched"},
+     .help =
+         "How experts are computed on a GPU; batched: by cuBLAS, a row's bits then depend on its batch; fp8-rows: rows "
+         "quantised to fp8 for fp8 weights, 4e-2 off",
+     .choices = "auto|sorted|batched|fp8-rows"},
     {"threads", "Engine", &ServerOptions::threads, "Threads that compute; 0: one for each core", 0, 4096},
     {"max-batch-rows", "Engine", &ServerOptions::max_batch_rows, "Rows that are computed together, at most", 1,
      1 << 20},

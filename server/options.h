@@ -24,7 +24,7 @@ struct ServerOptions {
 
   // Engine
   std::string device = "cpu";  // cpu, cuda:N, or null (copies rows: measures everything but the arithmetic)
-  std::string path = "auto";   // of experts on a GPU: auto, sorted or batched
+  std::string path = "auto";   // of experts on a GPU: auto, sorted, batched or fp8-rows
   std::int64_t threads = 0;    // 0: one for each core this process may use
   std::int64_t max_batch_rows = 4096;
   std::int64_t buffer_mib = 1024;  // row buffers: requests and answers that are held

@@ -28,13 +28,15 @@ __device__ float PackedAt(const GroupedGemmLaunch& launch, std::int64_t row, std
   const auto* const block = static_cast<const std::uint8_t*>(launch.w) +
                             row / launch.out_features * PackedBytes(kCode, launch.out_features, launch.in) +
                             (place.tile * PackedSteps(launch.in) + k / kPackedK) * kBlock.bytes();
-  const std::uint8_t* const line =
-      block + kBlock.scale_bytes() + k / kPackedLineK % 2 * kBlock.half_bytes() + place.line * kBlock.line_bytes();
-  const int within = static_cast<int>(k % kPackedLineK);
+  const std::uint8_t* const line = block + kBlock.LineAt(place.line, k);
+  const auto* const scales = reinterpret_cast<const float*>(block + kBlock.scales_at());  // of fp8
+  const int within = static_cast<int>(k % kBlock.line_k());
   if constexpr (kCode == WeightCode::kBF16) {
     return ToFloat(*reinterpret_cast<const bf16*>(line + Bf16Byte(place.line, within)));
   } else if constexpr (kCode == WeightCode::kFp8) {
-    return Fp8ToFloat(line[Fp8Byte(within)]) * reinterpret_cast<const float*>(block)[place.line % 16 / 8];
+    return Fp8ToFloat(line[Fp8Byte(within)]) * scales[place.line % 16 / 8];
+  } else if constexpr (kCode == WeightCode::kFp8Both) {
+    return Fp8ToFloat(line[Fp8BothByte(place.line, within)]) * scales[place.line % 16 / 8];
   } else {
     return Fp4ToFloat(Fp4Code(line, within)) *
            E8m0ToFloat(UnpackedFp4Scale(block[place.line * 4 + Fp4ScaleByte(k / 32 % 4)]));
@@ -45,7 +47,9 @@ __device__ float PackedAt(const GroupedGemmLaunch& launch, std::int64_t row, std
 template <WeightCode kCode>
 __device__ float WeightAt(const GroupedGemmLaunch& launch, std::int64_t row, std::int64_t k) {
   const std::int64_t at = row * launch.in + k;
-  if constexpr (kCode == WeightCode::kBF16 || IsQuantised(kCode)) {
+  if constexpr (kCode == WeightCode::kFp8Both) {
+    return PackedAt<kCode>(launch, row, k);
+  } else if constexpr (kCode == WeightCode::kBF16 || IsQuantised(kCode)) {
     if (launch.packing != Packing::kNone) return PackedAt<kCode>(launch, row, k);
   }
   if constexpr (kCode == WeightCode::kBF16) return ToFloat(static_cast<const bf16*>(launch.w)[at]);
@@ -134,6 +138,8 @@ int Launch(const GroupedGemmLaunch& launch, cudaStream_t stream) {
       return run(PlainKernel<T, Out, WeightCode::kFp8>);
     case WeightCode::kMxfp4:
       return run(PlainKernel<T, Out, WeightCode::kMxfp4>);
+    case WeightCode::kFp8Both:
+      return run(PlainKernel<T, Out, WeightCode::kFp8Both>);
   }
   return cudaErrorInvalidValue;
 }

@@ -19,8 +19,9 @@ enum class WeightCode : std::uint8_t {
   kBF16,
   kF16,
   kF32,
-  kFp8,    // e4m3; scales f32 [out, ceil(in / 128)]: the checkpoint's 128 x 128 blocks, repeated for each row
-  kMxfp4,  // e2m1, two a byte, low nibble first; scales e8m0 [out, in / 32]
+  kFp8,      // e4m3; scales f32 [out, ceil(in / 128)]: the checkpoint's 128 x 128 blocks, repeated for each row
+  kMxfp4,    // e2m1, two a byte, low nibble first; scales e8m0 [out, in / 32]
+  kFp8Both,  // as kFp8, to meet rows that are quantised to e4m3 too: only packed (hopper/packed_weights.h)
 };
 
 constexpr int SizeOf(Element element) { return element == Element::kBF16 ? 2 : 4; }

@@ -29,6 +29,9 @@ class Barrier {
   __device__ void ArriveAndExpect(int bytes) const {
     EXPERTD_SM90A("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address_), "r"(bytes) : "memory");
   }
+  __device__ void Expect(int bytes) const {
+    EXPERTD_SM90A("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(address_), "r"(bytes) : "memory");
+  }
   __device__ void Wait(std::uint32_t parity) const {
     EXPERTD_SM90A(
         "{\n.reg .pred done;\nwaiting:\n"
@@ -52,7 +55,6 @@ template <int kBarrier, int kThreads>
 __device__ inline void SyncSome() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
-
 // Starts the copy of the map's box at (x, y, z); its bytes arrive at `barrier`.
 __device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, int y, int z, const Barrier& barrier) {
   EXPERTD_SM90A(

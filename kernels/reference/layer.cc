@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "kernels/reference/fp8_rows.h"
 #include "kernels/reference/loops.h"
 #include "kernels/reference/parallel.h"
 
@@ -26,12 +27,13 @@ double Dot(const std::vector<double>& a, const double* b) {
 double At(const VectorView& vector, std::int64_t i) { return vector.empty() ? 0.0 : vector.At(i); }
 
 // down(act(gate(x), up(x))) for m rows x [m, D]: [m, D]. Goes through the weights once, row by row.
-std::vector<double> RunExpert(const LayerSpec& spec, const ExpertWeights& w, std::int64_t m,
-                              const std::vector<double>& x) {
+std::vector<double> RunExpert(const LayerSpec& spec, const ExpertWeights& w, std::int64_t m, std::vector<double> x,
+                              bool fp8_rows) {
   const GatedActivation activation{spec.activation, spec.swiglu_limit, spec.swiglu_alpha};
   const std::int64_t d = spec.hidden_size, f = w.gate.out;
   std::vector<double> gate_row, up_row, down_row;
   std::vector<double> hidden(static_cast<std::size_t>(m * f)), out(static_cast<std::size_t>(m * d));
+  if (fp8_rows) QuantiseFp8Rows(d, x);
   for (std::int64_t j = 0; j < f; ++j) {
     Decode(w.gate, j, gate_row);
     Decode(w.up, j, up_row);
@@ -40,6 +42,7 @@ std::vector<double> RunExpert(const LayerSpec& spec, const ExpertWeights& w, std
                                      Dot(up_row, &x[r * d]) + At(w.up_bias, j));
     }
   }
+  if (fp8_rows) QuantiseFp8Rows(f, hidden);
   for (std::int64_t j = 0; j < d; ++j) {
     Decode(w.down, j, down_row);
     for (std::int64_t r = 0; r < m; ++r) out[r * d + j] = Dot(down_row, &hidden[r * f]) + At(w.down_bias, j);
@@ -85,7 +88,7 @@ void AddSharedExpert(const LayerSource& source, const LayerRows& rows, std::vect
   ParallelFor((rows.n + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
     const std::int64_t first = chunk * kChunk, count = std::min(kChunk, rows.n - first);
     const double* const x = &rows.rows[first * d];
-    const std::vector<double> y = RunExpert(spec, weights, count, {x, x + count * d});
+    const std::vector<double> y = RunExpert(spec, weights, count, {x, x + count * d}, rows.fp8_rows);
     for (std::int64_t i = 0; i < count; ++i) {
       const double factor = gate.empty() ? 1.0 : Sigmoid(Dot(gate, x + i * d));
       for (std::int64_t j = 0; j < d; ++j) output[(first + i) * d + j] += factor * y[i * d + j];
@@ -126,7 +129,8 @@ LayerResult RunLayer(const LayerSource& source, const LayerRows& rows) {
       const double factor = on_input ? result.topk_weights[s] : 1.0;
       for (std::int64_t j = 0; j < d; ++j) x.push_back(factor * rows.rows[s / k * d + j]);
     }
-    const std::vector<double> y = RunExpert(spec, source.expert(expert), static_cast<std::int64_t>(slots.size()), x);
+    const std::vector<double> y =
+        RunExpert(spec, source.expert(expert), static_cast<std::int64_t>(slots.size()), std::move(x), rows.fp8_rows);
     source.Release(expert);
     for (std::size_t i = 0; i < slots.size(); ++i) {
       std::copy_n(y.begin() + static_cast<std::int64_t>(i) * d, d, slot_out.begin() + slots[i] * d);

@@ -13,6 +13,7 @@ struct LayerRows {
   std::int64_t n = 0;
   std::vector<double> rows;  // [n, D]
   bool shared_expert = true;
+  bool fp8_rows = false;  // experts' rows, and what they hand to `down`, are quantised as fp8_rows.h says
   // Pre-routed when k > 0: [n, k] each.
   std::int64_t k = 0;
   std::vector<std::int32_t> topk_ids;

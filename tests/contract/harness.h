@@ -52,8 +52,9 @@ Rows RunPart(Engine& engine, const Layer& layer, Part& part);
 
 // What is left of 16 or 24 bits after a layer's sums: by the widest rounding on the way.
 double Tolerance(const Part& part);
-// Output and, when server-routed, routing.
-void ExpectMatchesReference(const LayerSource& source, const Part& part);
+// Output and, when server-routed, routing; with `fp8_rows`, of a reference that quantises rows, and
+// twice the tolerance: sums of e4m3 have fewer bits, so that some results are rounded to another code.
+void ExpectMatchesReference(const LayerSource& source, const Part& part, bool fp8_rows = false);
 
 class EngineTest : public ::testing::TestWithParam<EngineCase> {
  protected:

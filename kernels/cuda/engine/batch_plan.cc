@@ -210,8 +210,9 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
       scratch.Take<std::int32_t>(ChainCounters(chunk.shared_rows, layer.shared(), chunk.dtype));
   memory.sort.cleared = counters;
   memory.sort.cleared_count = (scratch.used() - before) / 4;
-  memory.experts = PlaceChain(slots, layer.experts(), chunk.dtype, spec.routing.weight_on_input, counters, scratch);
-  memory.shared = PlaceChain(chunk.shared_rows, layer.shared(), chunk.dtype, false, shared_counters, scratch);
+  memory.experts =
+      PlaceChain(chunk.n, slots, layer.experts(), chunk.dtype, spec.routing.weight_on_input, counters, scratch);
+  memory.shared = PlaceChain(chunk.n, chunk.shared_rows, layer.shared(), chunk.dtype, false, shared_counters, scratch);
   if (!chunk.recorded) memory.out = scratch.Take<std::byte>(chunk.out_bytes);
   return memory;
 }

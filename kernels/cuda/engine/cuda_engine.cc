@@ -249,6 +249,11 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   }
   const absl::StatusOr<cudaDeviceProp> device = Describe(options.device);
   if (!device.ok()) return device.status();
+  if (options.path == ExpertPath::kFp8Rows && device->major != 9) {
+    return absl::UnavailableError(absl::StrCat("path: fp8-rows: cuda:", options.device, ": ", device->name,
+                                               " has compute capability ", device->major, ".", device->minor,
+                                               ", must be 9.0"));
+  }
   if (absl::Status status = cuda::UseDevice(options.device); !status.ok()) return status;
   const std::int64_t workspace = options.workspace_bytes > 0
                                      ? options.workspace_bytes
@@ -274,7 +279,9 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& 
   info.description = absl::StrCat(device->name, ", ", device->totalGlobalMem >> 20, " MiB, compute capability ",
                                   device->major, ".", device->minor);
   info.numerics_id = absl::StrCat("cuda-sm", device->major, device->minor, "/", kNumericsVersion,
-                                  options.path == ExpertPath::kBatched ? "/batched-not-invariant" : "");
+                                  options.path == ExpertPath::kBatched   ? "/batched-not-invariant"
+                                  : options.path == ExpertPath::kFp8Rows ? "/fp8-rows"
+                                                                         : "");
   info.concurrency = kBatchesInFlight;
   info.max_batch_rows = options.max_batch_rows;
   info.max_k = kMaxExpertsPerToken;

@@ -17,15 +17,16 @@ struct CudaEngineOptions {
   // it. 0: a sixteenth of the device's memory, at most 4 GiB.
   std::int64_t workspace_bytes = 0;
   // kBatched: bf16 and f32 weights only, and rows of the other type take the sorted path all the same. Not
-  // batch-invariant, which the numerics id says. Needs cuBLAS on the machine.
+  // batch-invariant, which the numerics id says. Needs cuBLAS on the machine. kFp8Rows: fp8 weights only, and only on
+  // compute capability 9.0; rows of f32 are not quantised.
   ExpertPath path = ExpertPath::kAuto;
   // Device memory for StageRows, taken when the engine is made. 0: it does not stage.
   std::int64_t staging_bytes = 0;
   std::int64_t row_buffer_bytes = 1LL << 30;  // budget of AcquireRows: page-locked host memory, taken as it is used
 };
 
-// Unavailable: no driver, no such device, or one that is too old; or no cuBLAS for the batched path. ResourceExhausted:
-// the workspace or the staging does not fit.
+// Unavailable: no driver, no such device, or one that is too old; or no cuBLAS for the batched path, or no Hopper for
+// fp8 rows. ResourceExhausted: the workspace or the staging does not fit.
 absl::StatusOr<std::unique_ptr<Engine>> MakeCudaEngine(const CudaEngineOptions& options);
 
 }  // namespace expertd

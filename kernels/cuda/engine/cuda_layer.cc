@@ -101,8 +101,14 @@ class CudaLayerLoader {
                .down = {.code = *down, .out = d, .in = f}};
     const absl::StatusOr<DeviceLimits> device = CurrentDevice();
     if (!device.ok()) return device.status();
-    experts.fused =
-        layer_.path_ == ExpertPath::kAuto && *gate == *down && UsesFused(*device, Element::kBF16, *gate, d, f, count);
+    const bool fp8_rows = layer_.path_ == ExpertPath::kFp8Rows;
+    experts.fused = (layer_.path_ == ExpertPath::kAuto || fp8_rows) && *gate == *down &&
+                    UsesFused(*device, Element::kBF16, *gate, d, f, count);
+    if (fp8_rows && (!experts.fused || *gate != WeightCode::kFp8)) {
+      return absl::InvalidArgumentError(
+          "path fp8-rows: weights must be fp8, hidden and intermediate size multiples of 64");
+    }
+    if (fp8_rows) experts.gate_up.code = experts.down.code = WeightCode::kFp8Both;
     if (experts.fused) {
       experts.gate_up.packing = Packing::kGateUp;
       experts.down.packing = Packing::kRows;
@@ -169,7 +175,7 @@ class CudaLayerLoader {
     if (auto status = CheckExpert(w, experts.f, bias); !status.ok()) return status;
     const auto like = [](const WeightView& view, WeightCode code) {
       const absl::StatusOr<WeightCode> own = CodeOf(view, "weights");
-      return own.ok() && *own == code;
+      return own.ok() && *own == (code == WeightCode::kFp8Both ? WeightCode::kFp8 : code);
     };
     if (!like(w.gate, experts.gate_up.code) || !like(w.up, experts.gate_up.code) || !like(w.down, experts.down.code)) {
       return absl::InvalidArgumentError("its dtypes differ from the first expert's");

@@ -33,7 +33,8 @@ struct DeviceExperts {
   std::int64_t count = 0, d = 0, f = 0;
   DeviceMatrix gate_up;  // gate's rows, then up's
   DeviceMatrix down;
-  bool fused = false;  // bf16 rows take Hopper's fused kernel
+  bool fused = false;                                                     // bf16 rows take Hopper's fused kernel
+  bool fp8_rows() const { return gate_up.code == WeightCode::kFp8Both; }  // which quantises them
 };
 
 class CudaLayer final : public Layer {
@@ -47,7 +48,9 @@ class CudaLayer final : public Layer {
   const std::string& fingerprint() const override { return fingerprint_; }
   std::int64_t weight_bytes() const override { return memory_.bytes(); }
   absl::string_view path() const override {
-    return batched() ? "batched" : experts_.fused || (experts_.count == 0 && shared_.fused) ? "fused" : "sorted";
+    if (batched()) return "batched";
+    if (path_ == ExpertPath::kFp8Rows) return kFp8RowsPath;
+    return experts_.fused || (experts_.count == 0 && shared_.fused) ? "fused" : "sorted";
   }
 
   const void* owner() const { return owner_; }

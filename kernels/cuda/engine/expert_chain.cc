@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/engine/expert_rows.h"
 #include "kernels/cuda/enqueue.h"
+#include "kernels/cuda/hopper/fp8_rows.h"
 #include "kernels/cuda/row_ops.h"
 
 namespace expertd::cuda {
@@ -52,8 +53,24 @@ absl::Status Activate(const ExpertWork& work, Stream stream) {
   return FromCuda(LaunchExpertActivation(launch, stream.handle), "activation");
 }
 
+absl::Status QuantiseRows(const ExpertWork& work, Stream stream) {
+  const ExpertChain& chain = work.chain;
+  const QuantiseRowsLaunch launch = {.n = chain.coded_rows,
+                                     .d = work.experts.d,
+                                     .from = chain.spread != nullptr ? chain.spread : work.x,
+                                     .codes = chain.codes,
+                                     .scales = chain.code_scales,
+                                     .fresh = chain.spread != nullptr};
+  return FromCuda(LaunchQuantiseRows(launch, stream.handle), "rows in fp8");
+}
+
 absl::Status Fused(const ExpertWork& work, Stream stream) {
   const ExpertChain& chain = work.chain;
+  const std::byte* rows = chain.spread != nullptr ? chain.spread : work.x;
+  if (chain.codes != nullptr) {
+    if (absl::Status status = QuantiseRows(work, stream); !status.ok()) return status;
+    rows = chain.codes;
+  }
   return EnqueueFusedForward({.positions = work.positions,
                               .experts = work.experts.count,
                               .d = work.experts.d,
@@ -65,13 +82,16 @@ absl::Status Fused(const ExpertWork& work, Stream stream) {
                               .tokens = UnitTokens(work.n),
                               .offsets = work.offsets,
                               .sorted_slots = work.sorted_slots,
-                              .rows = chain.spread != nullptr ? chain.spread : work.x,
+                              .rows = rows,
                               .rows_divisor = chain.spread != nullptr ? 1 : static_cast<int>(work.k),
+                              .row_scales = chain.code_scales,
+                              .row_scale_pitch = chain.coded_rows,
                               .packed = work.experts.gate_up.packing != Packing::kNone,
                               .gate_up = work.experts.gate_up.codes,
                               .down = work.experts.down.codes,
                               .gate_up_bias = reinterpret_cast<const float*>(work.experts.gate_up.bias),
                               .hidden = chain.hidden,
+                              .hidden_scales = chain.hidden_scales,
                               .slots = chain.out,
                               .counters = chain.counters},
                              stream);
@@ -107,7 +127,7 @@ std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts,
   return FusedCounters(positions, experts.count, experts.gate_up.code);
 }
 
-ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
+ExpertChain PlaceChain(std::int64_t n, std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
                        std::int32_t* counters, Scratch& scratch) {
   if (experts.count == 0) return {};
   const std::int64_t size = BitsOf(dtype) / 8;
@@ -119,8 +139,17 @@ ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DTy
   } else {
     chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
   }
-  if (on_input || chain.by_position) chain.spread = scratch.Take<std::byte>(positions * experts.d * size);
-  chain.hidden = scratch.Take<std::byte>(positions * experts.f * size);
+  const bool spreads = on_input || chain.by_position;
+  if (spreads) chain.spread = scratch.Take<std::byte>(positions * experts.d * size);
+  if (chain.fused && experts.fp8_rows()) {
+    chain.coded_rows = spreads ? positions : n;
+    chain.codes = scratch.Take<std::byte>(chain.coded_rows * Fp8RowBytes(experts.d));
+    chain.code_scales = scratch.Take<float>(chain.coded_rows * PackedSteps(experts.d));
+    chain.hidden_scales = scratch.Take<float>(positions * PackedSteps(experts.f));
+    chain.hidden = scratch.Take<std::byte>(positions * Fp8RowBytes(experts.f));
+  } else {
+    chain.hidden = scratch.Take<std::byte>(positions * experts.f * size);
+  }
   chain.out = scratch.Take<std::byte>(positions * experts.d * size);
   return chain;
 }

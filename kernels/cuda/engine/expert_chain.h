@@ -19,13 +19,18 @@ struct ExpertChain {
   bool by_position = false;     // spread has a slot's row at its position, else at the slot
   bool fused = false;
   std::int32_t* counters = nullptr;  // [ChainCounters()], zero when the chain runs
-  std::byte* hidden = nullptr;       // [positions, F]
-  std::byte* out = nullptr;          // [positions, D]
+  // Rows that are quantised, those of `spread` or else of x; then hidden is [positions, Fp8RowBytes(F)].
+  std::int64_t coded_rows = 0;
+  std::byte* codes = nullptr;      // [coded_rows, Fp8RowBytes(D)]
+  float* code_scales = nullptr;    // [lines of D, coded_rows]
+  float* hidden_scales = nullptr;  // [lines of F, positions]
+  std::byte* hidden = nullptr;     // [positions, F]
+  std::byte* out = nullptr;        // [positions, D]
 };
 // 0: the chain is not fused.
 std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype);
-// For `positions` slots of rows of `dtype`; `on_input`: weights multiply the rows.
-ExpertChain PlaceChain(std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
+// For `positions` slots of n rows of `dtype`; `on_input`: weights multiply the rows.
+ExpertChain PlaceChain(std::int64_t n, std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
                        std::int32_t* counters, Scratch& scratch);
 
 // What a chain computes. Slots are [n, k]; positions are slots sorted by expert.

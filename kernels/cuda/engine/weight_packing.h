@@ -41,6 +41,11 @@ inline bool PackFp8Line(const std::uint8_t* codes, std::int64_t stride, std::uin
   return nan;
 }
 
+// `count` codes of one byte, `stride` apart, as line `line` of kFp8Both.
+inline void PackFp8BothLine(const std::uint8_t* codes, std::int64_t stride, int count, int line, std::uint8_t* to) {
+  for (int k = 0; k < count; ++k) to[Fp8BothByte(line, k)] = codes[k * stride];
+}
+
 // 64 codes, two a byte, low nibble first, as a line.
 inline void PackFp4Line(const std::uint8_t* codes, std::uint8_t* line) {
   // What a byte, elements k and k + 1, puts into its quarter of the line, for each k / 8.
@@ -60,7 +65,7 @@ inline void PackFp4Line(const std::uint8_t* codes, std::uint8_t* line) {
 }
 
 // Block (tile, step) of a matrix; `views` are gate and up for Packing::kGateUp, else the matrix alone, all of one code.
-// A block with a NaN code has a NaN scale.
+// A block of kFp8 with a NaN code has a NaN scale.
 inline void PackBlock(WeightCode code, absl::Span<const WeightView> views, Packing packing, std::int64_t tile,
                       std::int64_t step, std::byte* to) {
   const PackedBlock block = {code};
@@ -74,11 +79,14 @@ inline void PackBlock(WeightCode code, absl::Span<const WeightView> views, Packi
     const std::int64_t row = paired ? tile * 64 + line / 16 * 8 + line % 8 : tile * kPackedRows + line;
     if (row >= view.out) continue;
     const auto* const codes = static_cast<const std::uint8_t*>(view.data);
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t k = step * kPackedK + half * kPackedLineK;
+    for (int half = 0; half < kPackedK / block.line_k(); ++half) {
+      const std::int64_t k = step * kPackedK + half * block.line_k();
       if (k >= view.in) break;
-      std::uint8_t* const place = bytes + block.scale_bytes() + half * block.half_bytes() + line * block.line_bytes();
-      if (code == WeightCode::kBF16) {
+      std::uint8_t* const place = bytes + block.LineAt(line, k);
+      if (code == WeightCode::kFp8Both) {
+        PackFp8BothLine(codes + row * view.out_stride + k * view.in_stride, view.in_stride,
+                        static_cast<int>(std::min<std::int64_t>(kPackedK, view.in - k)), line, place);
+      } else if (code == WeightCode::kBF16) {
         PackBf16Line(codes + (row * view.out_stride + k * view.in_stride) * 2, view.in_stride, line, place);
       } else if (code == WeightCode::kFp8) {
         nan[odd] |= PackFp8Line(codes + row * view.out_stride + k * view.in_stride, view.in_stride, place);
@@ -91,14 +99,14 @@ inline void PackBlock(WeightCode code, absl::Span<const WeightView> views, Packi
       }
     }
   }
-  if (code != WeightCode::kFp8) return;
+  if (code != WeightCode::kFp8 && code != WeightCode::kFp8Both) return;
   for (int odd = 0; odd < 2; ++odd) {
     const WeightView& view = views[paired ? odd : 0];
     const std::int64_t row = paired ? tile * 64 : tile * kPackedRows;
     const bool has_nan = paired ? nan[odd] : nan[0] || nan[1];
     const float scale = has_nan ? std::numeric_limits<float>::quiet_NaN()
                                 : view.block_scales[row / 128 * view.block_scale_stride + step];
-    std::memcpy(bytes + odd * 4, &scale, sizeof(scale));
+    std::memcpy(bytes + block.scales_at() + odd * 4, &scale, sizeof(scale));
   }
 }
 

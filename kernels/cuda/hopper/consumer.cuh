@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/hopper/consumer_codes.cuh"
 #include "kernels/cuda/hopper/consumer_codes_few.cuh"
+#include "kernels/cuda/hopper/consumer_fp8_both.cuh"
 #include "kernels/cuda/hopper/epilogue.cuh"
 #include "kernels/cuda/hopper/pipeline.cuh"
 #include "kernels/cuda/hopper/producer.cuh"
@@ -65,11 +66,14 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
   const Place place;
   const bool up = item.phase == Phase::kUp;
   float sums[kTile.blocks][kTokens / 2] = {};
-  if constexpr (kTile.decodes() && kTokens <= kFewTokens) {
-    MultiplyCodesOfFew<kId, kTokens>(shared, LinesOf(launch, item.phase), walk, place, sums[0]);
+  if constexpr (kTile.fp8_rows()) {
+    MultiplyFp8<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), StepsOf<kId>(launch, item.phase), walk,
+                              place, sums);
+  } else if constexpr (kTile.decodes() && kTokens <= kFewTokens) {
+    MultiplyCodesOfFew<kId, kTokens>(shared, LinesOf<kId>(launch, item.phase), walk, place, sums[0]);
   } else if constexpr (kTile.decodes()) {
-    MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf(launch, item.phase), walk, place,
-                                sums[0]);
+    MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf<kId>(launch, item.phase), walk,
+                                place, sums[0]);
   } else {
     MultiplySteps<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), StepsOf<kId>(launch, item.phase), walk,
                                 place.group, sums);
@@ -120,6 +124,8 @@ __device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>
       ConsumeNarrowest<kId, Known, 64, 128>(launch, shared, item, walk, rounds);
     } else if constexpr (ShapeOf(kId).decodes() && kTokens == 64) {
       ConsumeNarrowest<kId, Known, 8, 16, 24, 32, 64>(launch, shared, item, walk, rounds);
+    } else if constexpr (ShapeOf(kId).fp8_rows() && kTokens == 128) {
+      ConsumeNarrowest<kId, Known, 64, 80, 96, 112, 128>(launch, shared, item, walk, rounds);
     } else if constexpr (kTokens == 16) {
       ConsumeNarrowest<kId, Known, 8, 16>(launch, shared, item, walk, rounds);
     } else if constexpr (kTokens == 64) {

@@ -6,6 +6,7 @@
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/hopper/pipeline.cuh"
+#include "kernels/cuda/hopper/quantise.cuh"
 #include "kernels/cuda/hopper/work.cuh"
 
 namespace expertd::cuda {
@@ -92,6 +93,33 @@ __device__ inline void CopyStaged(unsigned char* to, std::int64_t pitch, std::ui
   }
 }
 
+// The first product's results for e4m3: 128 features of each row become a line of codes and its scale; by a warp.
+__device__ inline void QuantiseStaged(const FusedForwardLaunch& launch, const WorkItem& item, std::uint32_t from) {
+  const int half = threadIdx.x % 32 / kQuantisingLanes, eight = threadIdx.x % kQuantisingLanes;
+  const bool inside = item.column * kPackedK + eight * 8 < launch.f;
+  const std::int64_t pitch = CeilDiv(launch.f, kPackedK) * kPackedK;
+  auto* const codes = static_cast<unsigned char*>(launch.hidden) + item.first * pitch + item.column * kPackedK;
+  float* const scales = launch.hidden_scales + item.column * launch.positions + item.first;
+  constexpr int kAtOnce = 8;
+#pragma unroll 1
+  for (int first = 0; first < item.rows; first += 2 * kAtOnce) {
+    uint4 values[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int r = first + 2 * i + half;
+      values[i] = inside && r < item.rows ? LoadShared(from + r * kStagedPitch + eight * 16) : uint4{};
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const Fp8Eight line = QuantiseEight(values[i]);
+      const int r = first + 2 * i + half;
+      if (r >= item.rows) continue;
+      *reinterpret_cast<uint2*>(codes + r * pitch + eight * 8) = line.codes;
+      if (eight == 0) scales[r] = line.scale;
+    }
+  }
+}
+
 // Takes staged results to memory, and tells the second product when its rows are there; by one warp.
 template <FusedTileId kId>
 __device__ void StoreResults(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
@@ -114,8 +142,12 @@ __device__ void StoreResults(const FusedForwardLaunch& launch, const FusedShared
                                 (std::int64_t{item.first} * width + first) * 2;
       shared.Staged(staged).Wait(shared.StagedParity(staged));
       ++staged;
-      CopyStaged(to, width * 2, shared.Weights(walk.stage()), item.rows, bytes, features / 8,
-                 launch.one_product() && launch.sorted_slots != nullptr ? launch.sorted_slots + item.first : nullptr);
+      if (kTile.fp8_rows() && up) {
+        QuantiseStaged(launch, item, shared.Weights(walk.stage()));
+      } else {
+        CopyStaged(to, width * 2, shared.Weights(walk.stage()), item.rows, bytes, features / 8,
+                   launch.one_product() && launch.sorted_slots != nullptr ? launch.sorted_slots + item.first : nullptr);
+      }
       __syncwarp();
       if (lane < kMultiplyingWarps<kId>) shared.Empty(walk.stage()).Arrive();  // in the consumers' stead
       walk.Advance(1);

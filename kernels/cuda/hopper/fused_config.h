@@ -18,27 +18,36 @@ inline constexpr int kFusedLine = kFusedLineK * 2;  // bytes
 inline constexpr int kFusedMaxExperts = 1024;
 
 // Each of `groups` warpgroups multiplies `blocks` x 64 weight rows. A tile either gathers the first product's
-// rows from where they lie, or wants them beside each other. A stage is a line of K for bf16, two for packed codes.
+// rows from where they lie, or wants them beside each other. A stage is a line of K, or two where codes are decoded.
 struct FusedTile {
   int blocks, tokens, stages;
   bool gathers;
   WeightCode weights_code = WeightCode::kBF16;
   int groups = 2;
   constexpr bool streams() const { return stages == 0; }  // the kernel of stream_config.h, which has its own
-  constexpr bool decodes() const { return weights_code != WeightCode::kBF16; }
+  constexpr bool codes() const { return weights_code != WeightCode::kBF16; }
+  constexpr bool fp8_rows() const { return weights_code == WeightCode::kFp8Both; }
+  constexpr bool decodes() const { return codes() && !fp8_rows(); }
+  constexpr int line_k() const { return fp8_rows() ? kPackedK : kFusedLineK; }  // of a token row's line
   constexpr int lines() const { return decodes() ? kPackedK / kFusedLineK : 1; }
+  // Lines of a token row of `width` elements; of e4m3, the last one may be filled up with zeros.
+  constexpr std::int64_t row_lines(std::int64_t width) const { return CeilDiv(width, line_k()); }
   constexpr int block_weights() const { return groups * 64; }
   constexpr int weights() const { return blocks * block_weights(); }
   // Copies that bring a step's weights.
-  constexpr int pieces() const { return decodes() ? weights() / kPackedRows : blocks; }
+  constexpr int pieces() const { return codes() ? weights() / kPackedRows : blocks; }
   // Rounds in which results leave, 128 features each at most; and a round's features.
   constexpr int down_rounds() const { return weights() > 128 ? weights() / 128 : 1; }
   constexpr int down_features() const { return weights() / down_rounds(); }
-  // Whole kilobytes, as the token rows behind them want it.
-  constexpr int weight_bytes() const {
-    return decodes() ? static_cast<int>(CeilDiv(pieces() * PackedBlock{weights_code}.bytes(), 1024)) * 1024
-                     : weights() * kFusedLine;
+  // Whole kilobytes, as lines that wgmma reads want it: token rows, and the next piece of kFp8Both.
+  static constexpr int Kilobytes(int bytes) { return static_cast<int>(CeilDiv(bytes, 1024)) * 1024; }
+  constexpr int piece_bytes() const {
+    const int bytes = PackedBlock{weights_code}.bytes();
+    return fp8_rows() ? Kilobytes(bytes) : bytes;
   }
+  constexpr int weight_bytes() const { return codes() ? Kilobytes(pieces() * piece_bytes()) : weights() * kFusedLine; }
+  // Scales of token rows follow those of the first piece, in what its last kilobyte leaves.
+  constexpr int row_scales_at() const { return PackedBlock{weights_code}.bytes(); }
   constexpr int token_line_bytes() const { return tokens * kFusedLine; }
   constexpr int stage_bytes() const { return weight_bytes() + lines() * token_line_bytes(); }
 };
@@ -54,6 +63,9 @@ enum class FusedTileId : std::uint8_t {
   kFewMxfp4,
   kSomeMxfp4,
   kManyMxfp4,
+  kFewFp8Both,
+  kSomeFp8Both,
+  kManyFp8Both,
   kStream,
   kStreamFp8,
   kStreamMxfp4
@@ -63,6 +75,8 @@ enum class FusedTileId : std::uint8_t {
 // where rows need not be gathered, but narrow experts do not earn back what bringing rows beside each other costs.
 // Decoding for few rows wants four warpgroups, to keep the arithmetic
 // busy. Codes are decoded for every token tile; the sums of e4m3 are kept twice, without and with scales.
+// With rows of e4m3 a tile has 256 weight rows whatever its tokens: its 128 results of the first product have one
+// scale.
 inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, 64, 9, true},
                                             {2, 160, 4, false},
@@ -73,6 +87,9 @@ inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, 16, 10, true, WeightCode::kMxfp4, 4},
                                             {1, 64, 6, true, WeightCode::kMxfp4, 4},
                                             {1, 128, 5, true, WeightCode::kMxfp4},
+                                            {2, 16, 6, true, WeightCode::kFp8Both},
+                                            {2, 64, 5, true, WeightCode::kFp8Both},
+                                            {2, 128, 4, true, WeightCode::kFp8Both},
                                             {1, kUnitTokens, 0, true},
                                             {1, kUnitTokens, 0, true, WeightCode::kFp8},
                                             {1, kUnitTokens, 0, true, WeightCode::kMxfp4}};
@@ -84,7 +101,10 @@ inline constexpr int kStagedFeatures = 128, kStagedPitch = kStagedFeatures * 2 +
 constexpr bool StageHoldsResults(const FusedTile& tile) { return tile.tokens * kStagedPitch <= tile.stage_bytes(); }
 static_assert([] {
   for (const FusedTile& tile : kFusedTiles) {
-    if (!tile.streams() && !StageHoldsResults(tile)) return false;
+    if (tile.streams()) continue;
+    if (!StageHoldsResults(tile)) return false;
+    if (tile.fp8_rows() && tile.row_scales_at() + tile.tokens * 4 > tile.piece_bytes()) return false;
+    if (tile.fp8_rows() && (tile.weights() != 2 * kPackedK || !tile.gathers)) return false;
   }
   return true;
 }());
@@ -106,7 +126,7 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
 constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
                                       WeightCode weights = WeightCode::kBF16,
                                       std::int64_t expert_size = kStreamWeights) {
-  if (Streams(positions, expert_size)) {
+  if (weights != WeightCode::kFp8Both && Streams(positions, expert_size)) {
     return weights == WeightCode::kFp8     ? FusedTileId::kStreamFp8
            : weights == WeightCode::kMxfp4 ? FusedTileId::kStreamMxfp4
                                            : FusedTileId::kStream;
@@ -114,6 +134,9 @@ constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t exper
   const int size = FusedTileSize(positions, experts, weights);
   if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
   if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);
+  if (weights == WeightCode::kFp8Both) {
+    return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8Both) + size);
+  }
   return static_cast<FusedTileId>(size);
 }
 
@@ -130,7 +153,8 @@ constexpr std::int64_t MaxTokenTiles(const FusedTile& tile, std::int64_t positio
 
 // What keeps such experts from the fused kernel, as people read it; null: nothing.
 constexpr const char* FusedObstacle(WeightCode weights, std::int64_t d, std::int64_t f, std::int64_t experts) {
-  if (weights != WeightCode::kBF16 && weights != WeightCode::kFp8 && weights != WeightCode::kMxfp4) {
+  if (weights != WeightCode::kBF16 && weights != WeightCode::kFp8 && weights != WeightCode::kMxfp4 &&
+      weights != WeightCode::kFp8Both) {
     return "weights are not bf16, fp8 or mxfp4";
   }
   if (d % kFusedLineK != 0) return "hidden size is no multiple of 64";

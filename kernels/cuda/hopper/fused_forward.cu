@@ -8,6 +8,7 @@ int LaunchFusedForward(const FusedForwardLaunch& launch, void* stream) {
   if (ShapeOf(launch.tile).streams()) return LaunchStream(launch, stream);
   if (launch.weights == WeightCode::kFp8) return LaunchFusedCodes<WeightCode::kFp8>(launch, stream);
   if (launch.weights == WeightCode::kMxfp4) return LaunchFusedCodes<WeightCode::kMxfp4>(launch, stream);
+  if (launch.weights == WeightCode::kFp8Both) return LaunchFusedCodes<WeightCode::kFp8Both>(launch, stream);
   switch (launch.gate) {
     case Gate::kSilu:
       return LaunchFusedGate<Gate::kSilu>(launch, stream);

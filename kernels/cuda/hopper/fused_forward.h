@@ -11,11 +11,11 @@ namespace expertd::cuda {
 // One product alone, without gate_up: slots = rows . down^T, where rows are `rows` gathered by sorted_slots (a position
 // whose slot is negative is not written), or `hidden` where that is null. It needs no counters.
 //
-// Slots sorted by expert are positions [0, P). Sizes of experts are read on the device. Rows are bf16; d and f are
-// multiples of 64; all pointers 16-byte aligned.
+// Slots sorted by expert are positions [0, P). Sizes of experts are read on the device. Rows are bf16, or e4m3 for
+// weights kFp8Both (fp8_rows.h); d and f are multiples of 64; all pointers 16-byte aligned.
 struct FusedForwardLaunch {
   std::int64_t positions = 0, experts = 0, d = 0, f = 0;  // positions: capacity, offsets[experts] of them are used
-  WeightCode weights = WeightCode::kBF16;                 // bf16, fp8 or mxfp4
+  WeightCode weights = WeightCode::kBF16;                 // bf16, fp8 (one of two) or mxfp4
   FusedTileId tile = FusedTileId::kFew;                   // one of these weights
   Gate gate = Gate::kSilu;
   float limit = 7.0f, alpha = 1.702f;
@@ -29,6 +29,8 @@ struct FusedForwardLaunch {
   const void* rows = nullptr;
   const std::uint64_t* row_addresses = nullptr;
   int rows_divisor = 1;
+  const float* row_scales = nullptr;  // of e4m3: [lines of d, row_scale_pitch]
+  std::int64_t row_scale_pitch = 0;   // as many rows
 
   // Or packed (packed_weights.h), gate_up as kGateUp, down as kRows, as codes always are.
   bool packed = false;
@@ -36,7 +38,8 @@ struct FusedForwardLaunch {
   const void* down = nullptr;           // [experts, d, f]
   const float* gate_up_bias = nullptr;  // [experts, 2 f] or null
 
-  void* hidden = nullptr;            // [positions, f]
+  void* hidden = nullptr;            // [positions, f], of e4m3 in whole lines of 128
+  float* hidden_scales = nullptr;    // of e4m3: [lines of f, positions]
   void* slots = nullptr;             // [positions, d]  each position's expert output
   std::int32_t* counters = nullptr;  // [FusedCounters()]  zero when the kernel starts
 

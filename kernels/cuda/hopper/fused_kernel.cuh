@@ -13,7 +13,7 @@
 
 namespace expertd::cuda {
 
-// A producer's thread keeps up to twenty row addresses, a consumer's 160 sums; less where there are four warpgroups.
+// A producer's thread keeps up to twenty row addresses, a consumer's 192 sums; less where there are four warpgroups.
 inline constexpr int kProducerRegisters = 72;
 template <FusedTileId kId>
 inline constexpr int kConsumerRegisters = ShapeOf(kId).groups > 2 ? 96 : 216;
@@ -71,13 +71,15 @@ inline int MakeWeightMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
 }
 
 inline int MakeRowMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
-  const auto d = static_cast<std::uint64_t>(launch.d), f = static_cast<std::uint64_t>(launch.f);
+  const FusedTile& tile = ShapeOf(launch.tile);  // two codes of e4m3 count as an element
+  const auto d = static_cast<std::uint64_t>(tile.row_lines(launch.d) * kFusedLineK);
+  const auto f = static_cast<std::uint64_t>(tile.row_lines(launch.f) * kFusedLineK);
   const auto positions = static_cast<std::uint64_t>(launch.positions);
   const int error = launch.hidden == nullptr
                         ? cudaSuccess
                         : MakeTensorMap<3>(launch.hidden, {f, positions, 1}, {f * 2, f * positions * 2},
                                            {kFusedLineK, kHiddenBox, 1}, maps.hidden);
-  if (error != cudaSuccess || ShapeOf(launch.tile).gathers) return error;
+  if (error != cudaSuccess || tile.gathers) return error;
   return MakeTensorMap<3>(launch.rows, {d, positions, 1}, {d * 2, d * positions * 2}, {kFusedLineK, kHiddenBox, 1},
                           maps.rows);
 }

@@ -1,8 +1,9 @@
 // How the fused kernel likes weights in memory: plain arithmetic, for whoever packs them and whoever reads them.
 //
 // A block is 128 weight rows by 128 of K, and one copy brings it: scales first, then two halves of 64 of K, each with a
-// line for every row. Blocks of a tile of 128 rows follow each other along K, tiles follow each other, then experts.
-// A line of bf16 is 128 bytes whose chunks of 16 are swizzled as wgmma reads them from shared memory. A line of codes
+// line for every row; or, where rows are e4m3 too, lines of 128 of K and then scales, so that the lines are aligned.
+// Blocks of a tile of 128 rows follow each other along K, tiles follow each other, then experts. A line of bf16, or of
+// kFp8Both, is 128 bytes whose chunks of 16 are swizzled as wgmma reads them from shared memory. Another line of codes
 // is for registers, and stands as a lane of wgmma wants it: lane c of four multiplies, of every 16 elements, 2 c, 2 c +
 // 1, 2 c + 8 and 2 c + 9, so a quarter of the line is its own. What is past the matrix is zero.
 //
@@ -28,14 +29,21 @@ enum class Packing : std::uint8_t { kNone, kRows, kGateUp };
 
 struct PackedBlock {
   WeightCode code;
+  constexpr int line_k() const { return code == WeightCode::kFp8Both ? kPackedK : kPackedLineK; }
   constexpr int line_bytes() const {
-    return code == WeightCode::kBF16 ? kPackedLineK * 2 : code == WeightCode::kFp8 ? kPackedLineK : kPackedLineK / 2;
+    return code == WeightCode::kMxfp4 ? line_k() / 2 : code == WeightCode::kBF16 ? line_k() * 2 : line_k();
   }
-  constexpr int half_bytes() const { return kPackedRows * line_bytes(); }
+  constexpr int half_bytes() const { return kPackedRows * line_bytes(); }  // all of kFp8Both
   constexpr int scale_bytes() const {
-    return code == WeightCode::kBF16 ? 0 : code == WeightCode::kFp8 ? 128 : kPackedRows * kPackedK / 32;
+    return code == WeightCode::kBF16 ? 0 : code == WeightCode::kMxfp4 ? kPackedRows * kPackedK / 32 : 128;
   }
-  constexpr int bytes() const { return scale_bytes() + 2 * half_bytes(); }
+  constexpr int bytes() const { return scale_bytes() + kPackedK / line_k() * half_bytes(); }
+  // Where its scales are; and row `line`'s line with element k of the matrix.
+  constexpr int scales_at() const { return code == WeightCode::kFp8Both ? half_bytes() : 0; }
+  constexpr int LineAt(int line, std::int64_t k) const {
+    return (code == WeightCode::kFp8Both ? 0 : scale_bytes()) +
+           static_cast<int>(k % kPackedK / line_k()) * half_bytes() + line * line_bytes();
+  }
 };
 
 constexpr std::int64_t PackedTiles(std::int64_t rows) { return CeilDiv(rows, kPackedRows); }
@@ -55,8 +63,9 @@ constexpr PackedRow PlaceOfRow(Packing packing, std::int64_t row, std::int64_t r
   const int within = static_cast<int>(feature % 64);
   return {feature / 64, within / 8 * 16 + (row >= f ? 8 : 0) + within % 8};
 }
-// The byte of element k < 64 of line `line`, or of any line.
+// The byte of element k of line `line`, or of any line.
 constexpr int Bf16Byte(int line, int k) { return (k / 8 ^ line % 8) * 16 + k % 8 * 2; }
+constexpr int Fp8BothByte(int line, int k) { return (k / 16 ^ line % 8) * 16 + k % 16; }
 constexpr int Fp8Byte(int k) { return k % 8 / 2 * 16 + k / 16 * 4 + k % 2 * 2 + k % 16 / 8; }
 
 // Where a code's four bits are, lowest first, the sign last: in two words (eight bytes) that are a quarter of a line.

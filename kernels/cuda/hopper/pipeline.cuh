@@ -28,7 +28,7 @@ template <FusedTileId kId>
 inline constexpr int kRingReaders = kMultiplyingWarps<kId> + kRowsThreads / 32 + 1;
 
 // Addresses in shared memory. A stage: weight rows (or a packed block), then token rows, lines of 128 bytes whose
-// chunks are swizzled; or staged results, lines of kStagedPitch bytes.
+// chunks are swizzled; or staged results, lines of kStagedPitch bytes. Scales of token rows are among the weights.
 template <FusedTileId kId>
 struct FusedShared {
   static constexpr FusedTile kTile = ShapeOf(kId);
@@ -53,6 +53,7 @@ struct FusedShared {
   __device__ std::uint32_t Rows(int stage, int line = 0) const {
     return Weights(stage) + kTile.weight_bytes() + line * kTile.token_line_bytes();
   }
+  __device__ std::uint32_t RowScales(int stage) const { return Weights(stage) + kTile.row_scales_at(); }
   // Weights and rows are there.
   __device__ Barrier Full(int stage) const { return At(stage); }
   __device__ Barrier Empty(int stage) const { return At(kTile.stages + stage); }

@@ -54,12 +54,12 @@ class TileWeights {
   // Brings a step, `lines` lines of K, to the stage at `to`.
   __device__ void CopyStep(const FusedForwardLaunch& launch, const FusedMaps& maps, std::uint32_t to, int step,
                            int lines, const Barrier& full) const {
-    if constexpr (kTile.decodes()) {
+    if constexpr (kTile.codes()) {
       const int bytes = kBlock.bytes() - (kTile.lines() - lines) * kBlock.half_bytes();
       full.ArriveAndExpect(kTile.pieces() * bytes);
 #pragma unroll
       for (int piece = 0; piece < kTile.pieces(); ++piece) {
-        CopyBulk(to + piece * kBlock.bytes(), packed_[piece] + std::int64_t{step} * kBlock.bytes(), bytes, full);
+        CopyBulk(to + piece * kTile.piece_bytes(), packed_[piece] + std::int64_t{step} * kBlock.bytes(), bytes, full);
       }
     } else {
       full.ArriveAndExpect(kTile.weight_bytes());
@@ -114,7 +114,7 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
     if (item.phase == Phase::kDone) return;
     ticket = draw();  // its way to memory and back overlaps this item's copies
     const TileWeights<kId> weights(launch, item);
-    const int lines = LinesOf(launch, item.phase);
+    const int lines = LinesOf<kId>(launch, item.phase);
     for (int line = 0, step = 0; line < lines; line += kLines, ++step) {
       shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
       weights.CopyStep(launch, maps, shared.Weights(walk.stage()), step, min(kLines, lines - line),
@@ -129,6 +129,11 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
   }
 }
 
+// The row of a position, for a product that gathers.
+inline __device__ unsigned RowOf(const FusedForwardLaunch& launch, int position) {
+  return static_cast<unsigned>(max(launch.sorted_slots[position], 0)) / unsigned(launch.rows_divisor);
+}
+
 // The rows of a tile that one thread brings, 16 bytes of each in a line: every eighth row, and every eighth chunk. What
 // a stage costs here counts: these two warps compete with those that decode.
 template <FusedTileId kId>
@@ -139,12 +144,11 @@ class GatheredRows {
 
   __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
     rows_ = item.rows;
-    const std::int64_t row_bytes = (item.phase == Phase::kUp ? launch.d : launch.f) * 2;
+    const std::int64_t row_bytes = std::int64_t{LinesOf<kId>(launch, item.phase)} * kFusedLine;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) >= rows_) continue;
-      const unsigned slot = max(launch.sorted_slots[item.first + Row(i)], 0),
-                     row = slot / unsigned(launch.rows_divisor);
+      const unsigned row = RowOf(launch, item.first + Row(i));
       const std::uint64_t address = launch.row_addresses != nullptr
                                         ? launch.row_addresses[row]
                                         : reinterpret_cast<std::uint64_t>(launch.rows) + row * row_bytes;
@@ -178,14 +182,49 @@ class GatheredRows {
   const unsigned char* from_[kRows];
 };
 
-// `lines` lines, from `first_line` on, of the rows that the first product left beside each other.
+// The scales of a tile's token rows, where those are e4m3: one of each row for a stage.
+template <FusedTileId kId>
+class RowScales {
+ public:
+  __device__ explicit RowScales(int thread) : thread_(thread) {}
+
+  __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
+    const bool up = item.phase == Phase::kUp;
+    rows_ = item.rows;
+    pitch_ = up ? launch.row_scale_pitch : launch.positions;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (Row(i) >= rows_) continue;
+      const int position = item.first + Row(i);
+      from_[i] = up ? launch.row_scales + RowOf(launch, position) : launch.hidden_scales + position;
+    }
+  }
+  __device__ void CopyStep(std::uint32_t to) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (Row(i) < rows_) CopyAsyncSmall<4>(to + Row(i) * 4, from_[i], true);
+      from_[i] += pitch_;
+    }
+  }
+
+ private:
+  static constexpr FusedTile kTile = ShapeOf(kId);
+  static constexpr int kRows = (kTile.tokens + kRowsThreads - 1) / kRowsThreads;
+  __device__ int Row(int i) const { return thread_ + i * kRowsThreads; }
+
+  const int thread_;
+  int rows_ = 0;
+  std::int64_t pitch_ = 0;
+  const float* from_[kRows];
+};
+
+// `lines` lines, from `first_line` on, of the rows that the first product left beside each other; by one thread.
 template <FusedTileId kId>
 __device__ void BoxesStep(const CUtensorMap& map, const FusedShared<kId>& shared, const WorkItem& item, int stage,
-                          int first_line, int lines, int thread) {
+                          int first_line, int lines) {
   const Barrier full = shared.Full(stage);
-  if (thread != 0) return full.Arrive();
   const int boxes = (item.rows + kHiddenBox - 1) / kHiddenBox;
-  full.ArriveAndExpect(lines * boxes * kHiddenBox * kFusedLine);
+  full.Expect(lines * boxes * kHiddenBox * kFusedLine);
   for (int line = 0; line < lines; ++line) {
     for (int box = 0; box < boxes; ++box) {
       CopyBox(shared.Rows(stage, line) + box * kHiddenBox * kFusedLine, map, (first_line + line) * kFusedLineK,
@@ -203,29 +242,43 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
   const int thread = threadIdx.x - kRowsWarp<kId> * 32;
   StageWalk<kTile.stages> walk;
   GatheredRows<kId> gathered(thread);
+  RowScales<kId> scales(thread);
+  const auto arrive = [&]<bool kCopies>() {
+    if constexpr (ShapeOf(kId).fp8_rows()) scales.CopyStep(shared.RowScales(walk.stage()));
+    if constexpr (kCopies || ShapeOf(kId).fp8_rows()) {
+      ArriveWhenCopied(shared.Full(walk.stage()));
+    } else {
+      shared.Full(walk.stage()).Arrive();
+    }
+    walk.Advance();
+  };
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;
-    const int lines = LinesOf(launch, item.phase);
+    const int lines = LinesOf<kId>(launch, item.phase);
     const bool up = item.phase == Phase::kUp;
+    if (!up && !launch.one_product() && (kTile.fp8_rows() || thread == 0)) {
+      AwaitUp(counters, item.token_tile, work.up_tiles());
+    }
+    if constexpr (kTile.fp8_rows()) scales.Find(launch, item);
     if (kTile.gathers && launch.gathers(up)) {
       gathered.Find(launch, item);
       const auto gather = [&]<int kCount>() {
         shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
         gathered.template CopyLines<kCount>(shared.Rows(walk.stage()));
-        ArriveWhenCopied(shared.Full(walk.stage()));
-        walk.Advance();
+        arrive.template operator()<true>();
       };
 #pragma unroll 1
       for (int step = 0; step < lines / kLines; ++step) gather.template operator()<kLines>();
       if (lines % kLines != 0) gather.template operator()<1>();
     } else {
-      if (!up && thread == 0 && !launch.one_product()) AwaitUp(counters, item.token_tile, work.up_tiles());
 #pragma unroll 1
       for (int line = 0; line < lines; line += kLines) {
         shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-        BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), line, min(kLines, lines - line), thread);
-        walk.Advance();
+        if (thread == 0) {
+          BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), line, min(kLines, lines - line));
+        }
+        arrive.template operator()<false>();
       }
     }
     for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {

@@ -27,13 +27,15 @@ struct WorkItem {
 static_assert(sizeof(WorkItem) == kWorkItemBytes);
 
 // Lines of a token row, and the stages that they take; the last one may hold fewer than the others.
-inline __device__ int LinesOf(const FusedForwardLaunch& launch, Phase phase) {
-  return static_cast<int>(phase == Phase::kUp ? launch.d : launch.f) / kFusedLineK;
+template <FusedTileId kId>
+__device__ int LinesOf(const FusedForwardLaunch& launch, Phase phase) {
+  constexpr FusedTile kTile = ShapeOf(kId);
+  return static_cast<int>(kTile.row_lines(phase == Phase::kUp ? launch.d : launch.f));
 }
 template <FusedTileId kId>
 __device__ int StepsOf(const FusedForwardLaunch& launch, Phase phase) {
   constexpr int kLines = ShapeOf(kId).lines();
-  return (LinesOf(launch, phase) + kLines - 1) / kLines;
+  return (LinesOf<kId>(launch, phase) + kLines - 1) / kLines;
 }
 
 // Stages that a tile's results take, one after another.

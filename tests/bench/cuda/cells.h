@@ -16,6 +16,8 @@ void RunGemmCells(Timer& timer, const std::vector<Layer>& layers);
 void RunFusedTileCells(Timer& timer, const std::vector<Layer>& layers);
 // The same for fp8 and mxfp4 weights, of layers that are published so.
 void RunCodeTileCells(Timer& timer);
+// fp8 weights with rows in fp8, whose quantisation counts.
+void RunFp8RowCells(Timer& timer);
 // The weight gradient, and all gradients, of the same layers.
 void RunBackwardCells(Timer& timer, const std::vector<Layer>& layers);
 // The batched path beside the cuBLAS products in it, where cuBLAS is installed.

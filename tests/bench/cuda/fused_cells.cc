@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/engine/weight_packing.h"
 #include "kernels/cuda/expert_sort.h"
+#include "kernels/cuda/hopper/fp8_rows.h"
 #include "kernels/cuda/hopper/fused_forward.h"
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/row_ops.h"
@@ -16,9 +17,10 @@ namespace {
 
 using testing::DeviceArray;
 
-constexpr const char* kTileNames[] = {"few",      "some",       "many",        "many in place", "few fp8",
-                                      "some fp8", "many fp8",   "few mxfp4",   "some mxfp4",    "many mxfp4",
-                                      "stream",   "stream fp8", "stream mxfp4"};
+constexpr const char* kTileNames[] = {"few",           "some",       "many",         "many in place",
+                                      "few fp8",       "some fp8",   "many fp8",     "few mxfp4",
+                                      "some mxfp4",    "many mxfp4", "few fp8 rows", "some fp8 rows",
+                                      "many fp8 rows", "stream",     "stream fp8",   "stream mxfp4"};
 
 // A layer's weights on the device, and the bytes of one expert's.
 struct FusedWeights {
@@ -41,6 +43,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
   const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(n * l.d * 2), hidden(slots * l.f * 2),
                                results(slots * l.d * 2);
   const DeviceArray<std::byte> by_position(slots * l.d * 2);
+  const DeviceArray<float> row_scales(slots * cuda::PackedSteps(l.d)), hidden_scales(slots * cuda::PackedSteps(l.f));
   for (int id = 0; id < static_cast<int>(std::size(cuda::kFusedTiles)); ++id) {
     const auto tile = static_cast<cuda::FusedTileId>(id);
     if (cuda::ShapeOf(tile).weights_code != weights.code) continue;
@@ -67,6 +70,9 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
                                            .from = rows.data(),
                                            .slot_row = positions.data(),
                                            .to = by_position.data()};
+    const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows();
+    const cuda::QuantiseRowsLaunch quantise = {
+        .n = n, .d = l.d, .from = rows.data(), .codes = by_position.data(), .scales = row_scales.data()};
     const cuda::FusedForwardLaunch launch = {.positions = slots,
                                              .experts = l.e,
                                              .d = l.d,
@@ -77,12 +83,15 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
                                              .tokens = cuda::UnitTokens(n),
                                              .offsets = offsets.data(),
                                              .sorted_slots = sorted.data(),
-                                             .rows = gathers ? rows.data() : by_position.data(),
+                                             .rows = gathers && !fp8_rows ? rows.data() : by_position.data(),
                                              .rows_divisor = static_cast<int>(l.k),
+                                             .row_scales = row_scales.data(),
+                                             .row_scale_pitch = n,
                                              .packed = weights.packed,
                                              .gate_up = weights.gate_up,
                                              .down = weights.down,
                                              .hidden = hidden.data(),
+                                             .hidden_scales = hidden_scales.data(),
                                              .slots = results.data(),
                                              .counters = counters.data()};
     const cuda::GatherReduceLaunch combine = {.n = n,
@@ -102,7 +111,8 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
          .flops = 6.0 * slots * l.f * l.d},
         kReadBandwidth, [&](cuda::Stream stream) {
           int error = cuda::LaunchExpertSort(sort, stream.handle);
-          if (error == 0 && !gathers) error = cuda::LaunchSpreadRows(spread, stream.handle);
+          if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(quantise, stream.handle);
+          if (error == 0 && !gathers && !fp8_rows) error = cuda::LaunchSpreadRows(spread, stream.handle);
           if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
           if (error == 0) error = cuda::LaunchGatherReduce(combine, stream.handle);
           return cuda::FromCuda(error, "fused tile");
@@ -119,7 +129,7 @@ DeviceArray<std::byte> PackedCodes(cuda::WeightCode code, cuda::Packing packing,
   for (std::uint8_t& scale : group_scales) scale = static_cast<std::uint8_t>(118 + random.Uniform() * 4);
   const std::vector<float> block_scales(static_cast<std::size_t>(cuda::CeilDiv(rows, 128) * cuda::CeilDiv(in, 128)),
                                         0.02f);
-  const bool fp8 = code == cuda::WeightCode::kFp8, paired = packing == cuda::Packing::kGateUp;
+  const bool fp8 = code != cuda::WeightCode::kMxfp4, paired = packing == cuda::Packing::kGateUp;
   const WeightView view = {.data = codes.data(),
                            .dtype = fp8 ? DType::kF8E4M3 : DType::kF4E2M1,
                            .out = paired ? rows / 2 : rows,
@@ -162,6 +172,10 @@ constexpr Layer kMxfp4Layers[] = {{"gpt-oss-120b", 128, 4, 2880, 2880}, {"gpt-os
 void RunCodeTileCells(Timer& timer) {
   for (const Layer& layer : kFp8Layers) CodeTiles(timer, layer, cuda::WeightCode::kFp8);
   for (const Layer& layer : kMxfp4Layers) CodeTiles(timer, layer, cuda::WeightCode::kMxfp4);
+}
+
+void RunFp8RowCells(Timer& timer) {
+  for (const Layer& layer : kFp8Layers) CodeTiles(timer, layer, cuda::WeightCode::kFp8Both);
 }
 
 void RunFusedTileCells(Timer& timer, const std::vector<Layer>& layers) {

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "kernels/cuda/engine/weight_packing.h"
 #include "kernels/cuda/expert_sort_config.h"
 #include "kernels/cuda/grouped_gemm_config.h"
+#include "kernels/cuda/hopper/fp8_rows.h"
 #include "kernels/cuda/hopper/fused_config.h"
 #include "kernels/cuda/ragged_wgmma_config.h"
 #include "kernels/cuda/row_ops_config.h"
@@ -78,7 +80,7 @@ TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, WeightCode::kFp8), FusedTileId::kManyFp8);
   EXPECT_EQ(ChooseFusedTile(128 * 8, 8, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
   EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
-  for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kMxfp4}) {
+  for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kFp8Both, WeightCode::kMxfp4}) {
     for (const std::int64_t rows : {1, 3, 11, 49}) {
       EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, code)).weights_code, code);
     }
@@ -110,9 +112,9 @@ TEST(PackedWeightsTest, EveryElementIsAtItsPlace) {
   for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random.Uniform() * 126);
   for (std::uint8_t& scale : group_scales) scale = static_cast<std::uint8_t>(random.Uniform() * 255);
   const float block_scales[4][2] = {{1, 2}, {3, 4}, {5, 6}, {7, 8}};
-  for (const DType dtype : {DType::kBF16, DType::kF8E4M3, DType::kF4E2M1}) {
-    const bool bf16 = dtype == DType::kBF16, fp8 = dtype == DType::kF8E4M3;
-    const WeightCode code = bf16 ? WeightCode::kBF16 : fp8 ? WeightCode::kFp8 : WeightCode::kMxfp4;
+  for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kFp8Both, WeightCode::kMxfp4}) {
+    const bool bf16 = code == WeightCode::kBF16, fp8 = code == WeightCode::kFp8 || code == WeightCode::kFp8Both;
+    const DType dtype = bf16 ? DType::kBF16 : fp8 ? DType::kF8E4M3 : DType::kF4E2M1;
     const PackedBlock block = {code};
     const auto part = [&](std::int64_t first, std::int64_t rows) {
       const void* const data = bf16 ? static_cast<const void*>(elements.data() + first * kIn)
@@ -142,17 +144,17 @@ TEST(PackedWeightsTest, EveryElementIsAtItsPlace) {
         for (std::int64_t k = 0; k < kIn; ++k) {
           const auto* const at = reinterpret_cast<const std::uint8_t*>(packed.data()) +
                                  (place.tile * steps + k / kPackedK) * block.bytes();
-          const std::uint8_t* const line =
-              at + block.scale_bytes() + k / kPackedLineK % 2 * block.half_bytes() + place.line * block.line_bytes();
-          const int within = static_cast<int>(k % kPackedLineK);
+          const std::uint8_t* const line = at + block.LineAt(place.line, k);
+          const int within = static_cast<int>(k % block.line_k());
           if (bf16) {
             std::uint16_t got;
             std::memcpy(&got, line + Bf16Byte(place.line, within), 2);
             ASSERT_EQ(got, elements[row * kIn + k]) << row << ' ' << k;
           } else if (fp8) {
-            ASSERT_EQ(line[Fp8Byte(within)], codes[row * kIn + k]) << row << ' ' << k;
+            const int byte = code == WeightCode::kFp8 ? Fp8Byte(within) : Fp8BothByte(place.line, within);
+            ASSERT_EQ(line[byte], codes[row * kIn + k]) << row << ' ' << k;
             float scale;
-            std::memcpy(&scale, at + place.line % 16 / 8 * 4, 4);
+            std::memcpy(&scale, at + block.scales_at() + place.line % 16 / 8 * 4, 4);
             ASSERT_EQ(scale, block_scales[row / kF * 2 + row % kF / 128][k / 128]) << row << ' ' << k;
           } else {
             ASSERT_EQ(Fp4Code(line, within), codes[(row * kIn + k) / 2] >> k % 2 * 4 & 15) << row << ' ' << k;
@@ -163,6 +165,19 @@ TEST(PackedWeightsTest, EveryElementIsAtItsPlace) {
         }
       }
     }
+  }
+}
+
+TEST(Fp8RowsTest, AScaleBringsTheGreatestMagnitudeBelow448) {
+  for (std::uint32_t most = 0; most < 0x7f80; ++most) {
+    const Fp8Scale scale = ScaleOfMost(most);
+    const float value = Bf16ToF32(static_cast<std::uint16_t>(most)), inverse = std::bit_cast<float>(scale.inverse);
+    ASSERT_EQ(std::bit_cast<float>(scale.scale) * inverse, 1.0f) << most;
+    ASSERT_LE(value * inverse, 448.0f) << most;
+    ASSERT_TRUE(value * inverse > 224.0f || scale.scale == std::bit_cast<std::uint32_t>(0x1p-126f)) << most;
+  }
+  for (const std::uint32_t most : {0x7f80, 0x7fc0}) {
+    EXPECT_TRUE(std::isnan(std::bit_cast<float>(ScaleOfMost(most).scale)));
   }
 }
 

@@ -1,0 +1,11 @@
+#include "kernels/cuda/hopper/fused_kernel.cuh"
+
+namespace expertd::cuda {
+
+template <>
+int LaunchFusedCodes<WeightCode::kFp8Both>(const FusedForwardLaunch& launch, void* stream) {
+  using enum FusedTileId;
+  return LaunchOneOf<EveryGate, kFewFp8Both, kSomeFp8Both, kManyFp8Both>(launch, stream);
+}
+
+}  // namespace expertd::cuda
