@@ -100,7 +100,7 @@ __device__ inline void QuantiseStaged(const FusedForwardLaunch& launch, const Wo
   const std::int64_t pitch = CeilDiv(launch.f, kPackedK) * kPackedK;
   auto* const codes = static_cast<unsigned char*>(launch.hidden) + item.first * pitch + item.column * kPackedK;
   float* const scales = launch.hidden_scales + item.column * launch.positions + item.first;
-  constexpr int kAtOnce = 8;
+  constexpr int kAtOnce = 4;  // eight spill
 #pragma unroll 1
   for (int first = 0; first < item.rows; first += 2 * kAtOnce) {
     uint4 values[kAtOnce];
