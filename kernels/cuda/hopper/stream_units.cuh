@@ -67,7 +67,9 @@ class StreamBlock {
   __device__ int Columns(Phase phase) const {
     return static_cast<int>(phase == Phase::kUp ? 2 * launch_.f : launch_.d) / kUnitWeights;
   }
-  __device__ int Lines(Phase phase) const { return LinesOf(launch_, phase); }
+  __device__ int Lines(Phase phase) const {
+    return static_cast<int>(phase == Phase::kUp ? launch_.d : launch_.f) / kFusedLineK;
+  }
   __device__ std::uint64_t RowAddress(Phase phase, int position) const {
     return phase == Phase::kUp
                ? Addresses()[position]
