@@ -19,7 +19,7 @@ struct FusedForwardLaunch {
   FusedTileId tile = FusedTileId::kFew;                   // one of these weights
   Gate gate = Gate::kSilu;
   float limit = 7.0f, alpha = 1.702f;
-  int blocks = 1;  // of the grid
+  int blocks = 1;            // of the grid
   int tokens = kUnitTokens;  // where warps stream: token rows of a unit, at most kUnitTokens; more cost shared memory
 
   const std::int32_t* offsets = nullptr;       // [experts + 1]
