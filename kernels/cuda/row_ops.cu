@@ -17,13 +17,15 @@ constexpr int kThreads = kRowThreads, kWarps = kRowWarps;
 // registers of data.
 constexpr int kInFlight = 8;
 
-template <typename T, typename Out, int N>
+// With kAhead maps are read before the wait for the last kernel.
+template <typename T, typename Out, int N, bool kAhead>
 __global__ void __launch_bounds__(kThreads)
     GatherReduceKernel(std::int64_t vectors, std::int64_t d, int k, const T* __restrict__ expert_out,
                        const std::int32_t* __restrict__ slot_row, const float* __restrict__ weights,
                        Out* __restrict__ out) {
+  if constexpr (!kAhead) WaitForPrevious();
   const std::int64_t index = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (index >= vectors) return WaitForPrevious();
+  if (index >= vectors) return;
   const Split at = Divide(index, d / N);
   const std::int64_t column = at.remainder * N;
   float sum[N] = {};
@@ -38,7 +40,7 @@ __global__ void __launch_bounds__(kThreads)
       row[j] = exists ? slot_row[slot] : -1;
       weight[j] = exists && weights != nullptr ? weights[slot] : 1.0f;
     }
-    if (first == 0) WaitForPrevious();  // for expert_out; the rest is older, as gather_reduce's launch says
+    if constexpr (kAhead) WaitForPrevious();
 #pragma unroll
     for (int j = 0; j < kInFlight; ++j) {
       if (row[j] >= 0) value[j] = LoadPack<T, N>(expert_out + row[j] * d + column);
@@ -173,17 +175,19 @@ int LaunchGatherReduce(const GatherReduceLaunch& launch, void* stream_handle) {
     const auto run = [&]<typename Out>() -> int {
       const std::int64_t vectors = launch.n * (launch.d / N);
       const int threads = GatherThreads(vectors);
-      const auto kernel = GatherReduceKernel<T, Out, N>;
       const unsigned blocks = RowBlocks(vectors, threads);
       const auto stream = static_cast<cudaStream_t>(stream_handle);
       const int k = static_cast<int>(launch.k);
       const auto* const from = static_cast<const T*>(launch.expert_out);
       auto* const to = static_cast<Out*>(launch.out);
       if (launch.early) {
+        const auto kernel =
+            GatherAhead(vectors) ? GatherReduceKernel<T, Out, N, true> : GatherReduceKernel<T, Out, N, false>;
         return LaunchEarly(kernel, blocks, threads, 0, stream, vectors, launch.d, k, from, launch.slot_row,
                            launch.weights, to);
       }
-      kernel<<<blocks, threads, 0, stream>>>(vectors, launch.d, k, from, launch.slot_row, launch.weights, to);
+      GatherReduceKernel<T, Out, N, false>
+          <<<blocks, threads, 0, stream>>>(vectors, launch.d, k, from, launch.slot_row, launch.weights, to);
       return cudaGetLastError();
     };
     return launch.out_element == Element::kBF16 ? run.template operator()<bf16>() : run.template operator()<float>();

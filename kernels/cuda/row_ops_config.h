@@ -42,6 +42,9 @@ constexpr HeldRows ChooseHeldRows(const DeviceLimits& device, std::int64_t n, st
   return {static_cast<int>(blocks), static_cast<int>(rows)};
 }
 
+// Whether a gather_reduce that starts early reads its maps before it waits. That saves few vectors a way to memory; of
+// many it keeps loads from overlapping (8192 x 8 x 2048: 96 us instead of 82).
+constexpr bool GatherAhead(std::int64_t vectors) { return vectors <= std::int64_t{1} << 16; }
 // Threads of a block of gather_reduce: few vectors are spread over many blocks, so that all multiprocessors fetch.
 constexpr int GatherThreads(std::int64_t vectors) { return vectors < 64 * 1024 ? 64 : 256; }
 

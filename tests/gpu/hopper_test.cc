@@ -48,7 +48,8 @@ TEST_F(HopperTest, StreamedWeightsAreTheReference) {
   for (const std::int64_t n : {1, 2}) {
     const MoeLayer layer({.n = n, .d = 2048, .e = 16, .k = 8, .f = SmallTests() ? 512 : 2048});
     DeviceMoeLayer device(layer);
-    for (int i = 0; i < (SmallTests() ? 2 : 20); ++i) EXPECT_CLOSE(HostArray(DType::kBF16, device.Run()), layer.Reference(), 5e-3);
+    for (int i = 0; i < (SmallTests() ? 2 : 20); ++i)
+      EXPECT_CLOSE(HostArray(DType::kBF16, device.Run()), layer.Reference(), 5e-3);
   }
 }
 
