@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
     while (without_rows > 0) {
       const StreamUnit unit = block.Unit(unit_number++);
       StreamRows<kTokens> rows;
-      rows.Find(block, unit, 0);
+      rows.Find(block, unit);
       for (int lines = block.Lines(Phase::kDown); lines > 0 && without_rows > 0; lines -= 2, --without_rows) {
         rows.Copy(to + kShape.rows_at(), true, lines > 1);
         to = next(to);

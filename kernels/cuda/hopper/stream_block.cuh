@@ -1,0 +1,131 @@
+// What the warps of a streaming block share.
+#pragma once
+
+#include "kernels/cuda/hopper/fused_forward.h"
+#include "kernels/cuda/hopper/producer.cuh"
+#include "kernels/cuda/hopper/stream_config.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tile_schedule.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace expertd::cuda {
+
+struct alignas(16) StreamUnit {
+  int expert, first, column;  // first: position of the first token row
+  int phase_and_rows;
+  __device__ Phase phase() const { return static_cast<Phase>(phase_and_rows & 1); }
+  __device__ int rows() const { return phase_and_rows >> 1; }
+};
+
+// What a block's warps share: a launch's token tiles, the addresses of their rows, the shares that the block has drawn.
+template <WeightCode kCode, int kTokens>
+class StreamBlock {
+ public:
+  static constexpr StreamShape kShape = {kCode, kTokens};
+  static constexpr int kThreads = kShape.warps() * 32;
+
+  __device__ StreamBlock(const FusedForwardLaunch& launch, unsigned char* memory)
+      : launch_(launch),
+        rings_(memory + (128 - SharedAddress(memory) % 128) % 128),
+        tables_(rings_ + kShape.warps() * kShape.stages() * kShape.stage_bytes()),
+        at_(kShape.warps(), launch.positions, launch.experts, static_cast<int>(gridDim.x)) {}
+
+  // By all threads.
+  __device__ void Prepare() {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 2 * gridDim.x + 2; i += kThreads) Shares()[i] = -1;
+    WaitForPrevious();
+    LaunchNext();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < launch_.positions; i += kThreads) {
+      const unsigned row = unsigned(max(launch_.sorted_slots[i], 0)) / unsigned(launch_.rows_divisor);
+      Addresses()[i] = launch_.row_addresses != nullptr
+                           ? launch_.row_addresses[row]
+                           : reinterpret_cast<std::uint64_t>(launch_.rows) + row * launch_.d * 2;
+    }
+    if (threadIdx.x == kThreads - 1) Shares()[0] = DrawShare();
+    const int experts = static_cast<int>(launch_.experts);
+    auto* const starts = reinterpret_cast<std::int32_t*>(tables_ + at_.starts);
+    TileSchedule tiles;
+    tiles.Build<kThreads>(launch_.offsets, experts, kTokens, 1, starts);
+#pragma unroll 1
+    for (int e = threadIdx.x; e < experts; e += kThreads) {
+#pragma unroll 1
+      for (int tile = starts[e]; tile < starts[e + 1]; ++tile) {
+        const int first = launch_.offsets[e] + (tile - starts[e]) * kTokens;
+        Tiles()[tile] = {e, first, 0, min(kTokens, launch_.offsets[e + 1] - first) << 1};
+      }
+    }
+    count_ = starts[experts];
+    __syncthreads();
+  }
+
+  __device__ const FusedForwardLaunch& launch() const { return launch_; }
+  __device__ int tiles() const { return count_; }
+  __device__ const StreamUnit& Tile(int index) const { return Tiles()[index]; }
+  // Units of a token tile.
+  __device__ int Columns(Phase phase) const {
+    return static_cast<int>(phase == Phase::kUp ? 2 * launch_.f : launch_.d) / kUnitWeights;
+  }
+  __device__ int Lines(Phase phase) const {
+    return static_cast<int>(phase == Phase::kUp ? launch_.d : launch_.f) / kFusedLineK;
+  }
+  __device__ std::uint64_t RowAddress(Phase phase, int position) const {
+    return phase == Phase::kUp
+               ? Addresses()[position]
+               : reinterpret_cast<std::uint64_t>(launch_.hidden) + std::int64_t{position} * launch_.f * 2;
+  }
+  // The warp's.
+  __device__ std::uint32_t Stage(int stage) const {
+    return SharedAddress(rings_) + (threadIdx.x / 32 * kShape.stages() + stage) * kShape.stage_bytes();
+  }
+  __device__ StreamUnit& Unit(int number) const {
+    return reinterpret_cast<StreamUnit*>(tables_ + at_.units)[threadIdx.x / 32 * kUnitRing + number % kUnitRing];
+  }
+
+  // The block's share number `index`, -1 while it is not drawn. The first warp draws it; by all lanes.
+  __device__ int Share(int index, bool wait) const {
+    volatile int* const share = Shares() + index;
+    if (threadIdx.x < 32) {
+      if (threadIdx.x == 0 && *share < 0) *share = DrawShare();
+      __syncwarp();
+    }
+    while (wait && *share < 0) __nanosleep(50);
+    return *share;
+  }
+
+  // A unit of the first product is stored.
+  __device__ void TellUp() const {
+    __threadfence();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) atomicAdd(launch_.counters + 1, 1);
+  }
+  // Waits for all of the first product. The first warp asks memory, the others ask it.
+  __device__ void AwaitUp() const {
+    volatile int* const told = Shares() + 2 * gridDim.x + 1;
+    if (threadIdx.x < 32) {
+      const int units = tiles() * Columns(Phase::kUp);
+      while (LoadAcquire(launch_.counters + 1) < units) {
+      }
+      if (threadIdx.x == 0) *told = 1;
+    } else {
+      while (*told < 0) __nanosleep(20);
+    }
+    __threadfence_block();
+    __syncwarp();
+  }
+
+ private:
+  __device__ StreamUnit* Tiles() const { return reinterpret_cast<StreamUnit*>(tables_); }
+  __device__ std::uint64_t* Addresses() const { return reinterpret_cast<std::uint64_t*>(tables_ + at_.addresses); }
+  __device__ int* Shares() const { return reinterpret_cast<int*>(tables_ + at_.shares); }
+  __device__ int DrawShare() const { return atomicAdd(launch_.counters, 1); }
+
+  const FusedForwardLaunch& launch_;
+  unsigned char* const rings_;
+  unsigned char* const tables_;
+  const StreamTables at_;
+  int count_ = 0;
+};
+
+}  // namespace expertd::cuda
