@@ -58,7 +58,7 @@ typedef struct expertd_engine_options {
   int64_t row_buffer_bytes; /* budget of expertd_rows_acquire; 0: the engine's default */
   const char* path;         /* null or "auto": the fastest that keeps a row's bits independent of its batch. CUDA: also
                              * "sorted"; "batched", which does not keep them (bf16 and f32 weights only, wants cuBLAS);
-                             * "fp8-rows":         rows are quantised to e4m3, which costs 4e-2 (fp8 weights and Hopper only) */
+                             * "fp8-rows": rows are quantised to e4m3, which costs 4e-2 (fp8 weights and Hopper only) */
 } expertd_engine_options;
 
 /* `device` is "cpu" or "cuda:<index>"; `options` may be null. */

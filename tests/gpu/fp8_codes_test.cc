@@ -54,8 +54,9 @@ double Dot(const WeightView& weights, std::int64_t row, const double* x) {
   return sum;
 }
 
-TEST(Fp8CodesTest, EachStepIsTheReference) {
-  if (!HasDevice() || cuda::CurrentDevice()->compute_capability != 90) GTEST_SKIP() << "no Hopper device";
+class Fp8CodesTest : public HopperGpuTest {};
+
+TEST_F(Fp8CodesTest, EachStepIsTheReference) {
   constexpr std::int64_t kN = 33, kD = 576, kF = 704;
   LayerSpec spec = SimpleSpec(kD, /*num_experts=*/1, /*experts_per_token=*/1, kF);
   spec.expert_format = WeightFormat::kFp8Block128;

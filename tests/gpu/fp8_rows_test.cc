@@ -23,12 +23,11 @@ using contract::RunPart;
 using contract::RunParts;
 using contract::SlicePart;
 
-class Fp8RowsTest : public GpuTest {
+class Fp8RowsTest : public HopperGpuTest {
  protected:
   void SetUp() override {
-    GpuTest::SetUp();
+    HopperGpuTest::SetUp();
     if (IsSkipped()) return;
-    if (cuda::CurrentDevice()->compute_capability != 90) GTEST_SKIP() << "not a Hopper device";
     auto engine = MakeCudaEngine({.workspace_bytes = 256 << 20, .path = ExpertPath::kFp8Rows});
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/cuda/host.h"
 #include "kernels/reference/elements.h"
 #include "kernels/reference/ops.h"
 #include "tests/gpu/device.h"
@@ -26,6 +27,16 @@ class GpuTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!HasDevice()) GTEST_SKIP() << "no CUDA device";
+  }
+};
+
+// Skips where the GPU is no Hopper, too.
+class HopperGpuTest : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped()) return;
+    if (cuda::CurrentDevice()->compute_capability != 90) GTEST_SKIP() << "not a Hopper device";
   }
 };
 

@@ -10,14 +10,7 @@
 namespace expertd::testing {
 namespace {
 
-class HopperTest : public GpuTest {
- protected:
-  void SetUp() override {
-    GpuTest::SetUp();
-    if (IsSkipped()) return;
-    if (cuda::CurrentDevice()->compute_capability != 90) GTEST_SKIP() << "not a Hopper device";
-  }
-};
+class HopperTest : public HopperGpuTest {};
 
 TEST_F(HopperTest, ForwardIsTheReference) {
   struct Case {

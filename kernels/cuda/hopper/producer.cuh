@@ -133,6 +133,12 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
 inline __device__ unsigned RowOf(const FusedForwardLaunch& launch, int position) {
   return static_cast<unsigned>(max(launch.sorted_slots[position], 0)) / unsigned(launch.rows_divisor);
 }
+// Where that row, of `row_bytes` bytes, lies.
+inline __device__ std::uint64_t RowAddress(const FusedForwardLaunch& launch, int position, std::int64_t row_bytes) {
+  const unsigned row = RowOf(launch, position);
+  return launch.row_addresses != nullptr ? launch.row_addresses[row]
+                                         : reinterpret_cast<std::uint64_t>(launch.rows) + row * row_bytes;
+}
 
 // The rows of a tile that one thread brings, 16 bytes of each in a line: every eighth row, and every eighth chunk. What
 // a stage costs here counts: these two warps compete with those that decode.
@@ -148,10 +154,7 @@ class GatheredRows {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) >= rows_) continue;
-      const unsigned row = RowOf(launch, item.first + Row(i));
-      const std::uint64_t address = launch.row_addresses != nullptr
-                                        ? launch.row_addresses[row]
-                                        : reinterpret_cast<std::uint64_t>(launch.rows) + row * row_bytes;
+      const std::uint64_t address = RowAddress(launch, item.first + Row(i), row_bytes);
       from_[i] = reinterpret_cast<const unsigned char*>(address) + chunk_ * 16;
     }
   }

@@ -38,10 +38,7 @@ class StreamBlock {
     LaunchNext();
 #pragma unroll 1
     for (int i = threadIdx.x; i < launch_.positions; i += kThreads) {
-      const unsigned row = unsigned(max(launch_.sorted_slots[i], 0)) / unsigned(launch_.rows_divisor);
-      Addresses()[i] = launch_.row_addresses != nullptr
-                           ? launch_.row_addresses[row]
-                           : reinterpret_cast<std::uint64_t>(launch_.rows) + row * launch_.d * 2;
+      Addresses()[i] = cuda::RowAddress(launch_, i, launch_.d * 2);
     }
     if (threadIdx.x == kThreads - 1) Shares()[0] = DrawShare();
     const int experts = static_cast<int>(launch_.experts);
