@@ -55,6 +55,8 @@ template <int kBarrier, int kThreads>
 __device__ inline void SyncSome() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
+// The same for a warpgroup, whose barrier is chosen when it runs.
+__device__ inline void SyncWarpgroup(int barrier) { asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory"); }
 // Starts the copy of the map's box at (x, y, z); its bytes arrive at `barrier`.
 __device__ inline void CopyBox(std::uint32_t to, const CUtensorMap& map, int x, int y, int z, const Barrier& barrier) {
   EXPERTD_SM90A(

@@ -54,14 +54,15 @@ struct Gates {
     if constexpr (sizeof...(kGates) == 1) {
       (stage.template operator()<kGates>(), ...);
     } else {
-      ((gate == kGates ? stage.template operator()<kGates>() : void()), ...);
+      (void)((gate == kGates && (stage.template operator()<kGates>(), true)) || ...);
     }
   }
 };
 
 template <FusedTileId kId, class Known, int kTokens>
-__device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
-                            StageWalk<ShapeOf(kId).stages>& walk, unsigned& rounds) {
+__device__ __forceinline__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
+                                            const WorkItem& item, StageWalk<ShapeOf(kId).stages>& walk,
+                                            unsigned& stored) {
   constexpr FusedTile kTile = ShapeOf(kId);
   const Place place;
   const bool up = item.phase == Phase::kUp;
@@ -79,59 +80,59 @@ __device__ void ConsumeTile(const FusedForwardLaunch& launch, const FusedShared<
                                 place.group, sums);
   }
 
-  for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {
-    shared.Full(walk.stage()).Wait(walk.parity());  // the stage is there for results
-    const std::uint32_t staging = shared.Weights(walk.stage());
-#pragma unroll
-    for (int block = 0; block < kTile.blocks; ++block) {
-      if (up) {
-        Known::Select(launch.gate, [&]<Gate kGate>() {
-          StageUp<kGate, kTokens>(launch, item, staging, block * kTile.groups + place.group, place, sums[block],
-                                  item.column * kTile.weights() / 2);
-        });
-      } else if ((block * kTile.groups + place.group) / 2 == round) {
-        StageDown<kTokens>(staging, place, sums[block]);
+  if (up) {
+    Known::Select(launch.gate, [&]<Gate kGate>() {
+      const UpResults<kId, kGate, kTokens> results(launch, item, place, sums);
+      if constexpr (ShapeOf(kId).fp8_rows()) {
+        QuantiseUp<kId, kGate, kTokens>(launch, shared, item, place, results);
+      } else {
+        StoreUp<kId, kGate, kTokens>(launch, shared, item, place, results);
       }
-    }
-    __syncwarp();
-    if (place.lane == 0) shared.Staged(rounds).Arrive();
-    ++rounds;
-    walk.Advance();
+    });
+  } else {
+    StoreDown<kId, kTokens>(launch, shared, item, place, sums);
   }
+  // Orders lanes' stores before the news; and without it the compiler takes lanes for apart in the next tile, and gives
+  // up uniform registers.
+  __syncwarp();
+  if (!up) return;
+  if (place.lane == 0) shared.Stored(stored).Arrive();
+  ++stored;
 }
 
 // Calls ConsumeTile with the narrowest width that holds the tile's rows.
 template <FusedTileId kId, class Known, int kTokens, int... kWider>
-__device__ void ConsumeNarrowest(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
-                                 StageWalk<ShapeOf(kId).stages>& walk, unsigned& rounds) {
+__device__ __forceinline__ void ConsumeNarrowest(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
+                                                 const WorkItem& item, StageWalk<ShapeOf(kId).stages>& walk,
+                                                 unsigned& stored) {
   if constexpr (sizeof...(kWider) > 0) {
-    if (item.rows > kTokens) return ConsumeNarrowest<kId, Known, kWider...>(launch, shared, item, walk, rounds);
+    if (item.rows > kTokens) return ConsumeNarrowest<kId, Known, kWider...>(launch, shared, item, walk, stored);
   }
-  ConsumeTile<kId, Known, kTokens>(launch, shared, item, walk, rounds);
+  ConsumeTile<kId, Known, kTokens>(launch, shared, item, walk, stored);
 }
 
 template <FusedTileId kId, class Known>
-__device__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
-                        WorkRing<kRingReaders<kId>> ring) {
+__device__ __forceinline__ void Consume(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
+                                        WorkRing<kRingReaders<kId>> ring) {
   StageWalk<ShapeOf(kId).stages> walk;
-  unsigned rounds = 0;  // of results, so far
+  unsigned stored = 0;  // tiles of the first product, so far
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;
     constexpr int kTokens = ShapeOf(kId).tokens;
     // Codes: with more widths that take wgmma ptxas spills, or gives up overlapping products.
     if constexpr (ShapeOf(kId).decodes() && kTokens == 128) {
-      ConsumeNarrowest<kId, Known, 64, 128>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 64, 128>(launch, shared, item, walk, stored);
     } else if constexpr (ShapeOf(kId).decodes() && kTokens == 64) {
-      ConsumeNarrowest<kId, Known, 8, 16, 24, 32, 64>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 8, 16, 24, 32, 64>(launch, shared, item, walk, stored);
     } else if constexpr (ShapeOf(kId).fp8_rows() && kTokens == 128) {
-      ConsumeNarrowest<kId, Known, 64, 80, 96, 112, 128>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 64, 80, 96, 112, 128>(launch, shared, item, walk, stored);
     } else if constexpr (kTokens == 16) {
-      ConsumeNarrowest<kId, Known, 8, 16>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 8, 16>(launch, shared, item, walk, stored);
     } else if constexpr (kTokens == 64) {
-      ConsumeNarrowest<kId, Known, 8, 16, 32, 48, 64>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 8, 16, 32, 48, 64>(launch, shared, item, walk, stored);
     } else {
-      ConsumeNarrowest<kId, Known, 32, 64, 80, 96, 112, 128, 144, 160>(launch, shared, item, walk, rounds);
+      ConsumeNarrowest<kId, Known, 32, 64, 80, 96, 112, 128, 144, 160>(launch, shared, item, walk, stored);
     }
   }
 }

@@ -1,6 +1,6 @@
-// What becomes of a tile's sums: activation and rounding, a way through a stage that turns features by tokens into
-// rows, and rows to memory by a warp of its own, so that the products of the next tile need not wait. Last, the
-// combine.
+// What becomes of a tile's sums: activation and rounding, a way through shared memory that turns features by tokens
+// into rows, and rows to memory, by the warpgroup that multiplied: the ring fills up for the next tile meanwhile, and
+// the other warpgroup has the tensor cores. Last, the second product is told.
 #pragma once
 
 #include "kernels/cuda/elements.cuh"
@@ -20,143 +20,198 @@ struct Place {
   __device__ int row() const { return warp * 16 + lane / 4; }  // of the 64, and that + 8
 };
 
-// Where this lane's 16 bytes of a transposed store go: token `lane` of the blocks stored together, chunk `chunk`.
-__device__ inline std::uint32_t StagedAt(std::uint32_t staging, int token, int chunk) {
-  return staging + token * kStagedPitch + chunk * 16;
+// The first feature that 64 rows of gate and up, the `block`th of the tile, come to.
+template <FusedTileId kId>
+__device__ int UpFeature(const WorkItem& item, int block) {
+  return item.column * ShapeOf(kId).weights() / 2 + block * 32;
 }
+
+// Results of eight tokens as stmatrix takes them: kAcross blocks of 8 x 8, side by side, features by tokens.
+template <int kAcross>
+struct ResultBlocks {
+  std::uint32_t word[kAcross];
+};
 
 // Rows of 64 weights are 8 gate rows, 8 up rows, and so on, so that a thread holds both of a feature: sums[4 i] and
 // [4 i + 2] are gate and up of token 8 i + 2 (lane % 4), the odd ones of the next token.
-template <Gate kGate, int kTokens>
-__device__ void StageUp(const FusedForwardLaunch& launch, const WorkItem& item, std::uint32_t staging, int block,
-                        const Place& place, float (&sums)[kTokens / 2], int first_feature) {
-  const GateParams params = {kGate, launch.limit, launch.alpha};
-  const int feature = first_feature + block * 32 + place.warp * 8 + place.lane / 4;
-  float gate_bias = 0.0f, up_bias = 0.0f;
-  if (launch.gate_up_bias != nullptr && feature < launch.f) {
-    const float* const bias = launch.gate_up_bias + item.expert * 2 * launch.f + feature;
-    gate_bias = bias[0], up_bias = bias[launch.f];
+template <FusedTileId kId, Gate kGate, int kTokens>
+class UpResults {
+  static constexpr int kBlocks = ShapeOf(kId).blocks;
+
+ public:
+  __device__ UpResults(const FusedForwardLaunch& launch, const WorkItem& item, const Place& place,
+                       const float (&sums)[ShapeOf(kId).blocks][kTokens / 2])
+      : launch_(launch), sums_(sums) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      const int feature =
+          UpFeature<kId>(item, block * ShapeOf(kId).groups + place.group) + place.warp * 8 + place.lane / 4;
+      if (launch.gate_up_bias == nullptr || feature >= launch.f) continue;
+      const float* const bias = launch.gate_up_bias + item.expert * 2 * launch.f + feature;
+      gate_bias_[block] = bias[0], up_bias_[block] = bias[launch.f];
+    }
   }
-  const auto activated = [&](int i) {
-    const auto value = [&](int odd) {
-      return Activate<kGate>(sums[4 * i + odd] + gate_bias, sums[4 * i + 2 + odd] + up_bias, params);
-    };
-    return PackBf16(value(0), value(1));
+  // Those of the `i`th eight tokens.
+  __device__ ResultBlocks<kBlocks> operator()(int i) const {
+    const GateParams params = {kGate, launch_.limit, launch_.alpha};
+    ResultBlocks<kBlocks> results;
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      const auto value = [&](int odd) {
+        return Activate<kGate>(sums_[block][4 * i + odd] + gate_bias_[block],
+                               sums_[block][4 * i + 2 + odd] + up_bias_[block], params);
+      };
+      results.word[block] = PackBf16(value(0), value(1));
+    }
+    return results;
+  }
+
+ private:
+  const FusedForwardLaunch& launch_;
+  const float (&sums_)[kBlocks][kTokens / 2];
+  float gate_bias_[kBlocks] = {}, up_bias_[kBlocks] = {};
+};
+
+// All tokens' results through `lines` in shared memory, as many at once as fit. `results` gives the blocks of eight
+// tokens, `sync` waits for all who share the lines, `take` brings lines of the tokens from `first` on to memory. A
+// lane's blocks go to `chunk`, 16 bytes each.
+template <FusedTileId kId, int kTokens, int kAcross, class Results, class Sync, class Take>
+__device__ void StoreThroughShared(std::uint32_t lines, int pitch, int chunk, int lane, const Results& results,
+                                   const Sync& sync, const Take& take) {
+  constexpr int kAtOnce = StagedTokens(ShapeOf(kId)) / 8, kAll = kTokens / 8;
+  // Where a lane's 16 bytes go: x2 and x4 stores have a block for every eight lanes, side by side first.
+  const std::uint32_t to = lines + (lane % 8 + lane / (8 * kAcross) % (4 / kAcross) * 8) * pitch + chunk * 16;
+#pragma unroll
+  for (int first = 0; first < kAll; first += kAtOnce) {
+    sync();
+#pragma unroll
+    for (int i = first; i < kAll && i < first + kAtOnce; i += 2) {
+      const ResultBlocks<kAcross> eight = results(i);
+      // Past an odd number of eights: once more, to lines that nobody takes.
+      const ResultBlocks<kAcross> next = i + 1 < kAll ? results(i + 1) : eight;
+      const std::uint32_t at = to + (i - first) * 8 * pitch;
+      if constexpr (kAcross == 2) {
+        StoreTransposed(at, eight.word[0], eight.word[1], next.word[0], next.word[1]);
+      } else {
+        StoreTransposed(at, eight.word[0], next.word[0]);
+      }
+    }
+    sync();
+    take(first * 8);
+  }
+}
+
+// Where a thread of a warpgroup takes 16 bytes of a line to: those of token 0, and bytes from one token to the next.
+struct RowChunk {
+  unsigned char* to;  // null: past the matrix
+  std::int64_t pitch;
+};
+
+// Results of a warpgroup, in rows of kAcross * 32 features. Lines whose `slots`, if any, are negative are left out.
+// Ordinary stores: bulk copies of single lines took 50 cycles each.
+template <FusedTileId kId, int kTokens, int kAcross, class Results>
+__device__ void StoreRows(const FusedShared<kId>& shared, const Place& place, int chunk, int rows, const RowChunk& row,
+                          const std::int32_t* slots, const Results& results) {
+  constexpr int kChunks = kAcross * 4, kStride = 128 / kChunks, kStaged = StagedTokens(ShapeOf(kId));
+  constexpr int kLines = (kStaged + kStride - 1) / kStride;  // of a thread
+  const std::uint32_t lines = shared.Staging(place.group);
+  const int thread = threadIdx.x % 128;
+  const auto take = [&](int first) {
+    uint4 line[kLines];
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      const int token = thread / kChunks + i * kStride;
+      if (token < kStaged) line[i] = LoadShared(lines + token * kStagedPitch + thread % kChunks * 16);
+    }
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      const int token = thread / kChunks + i * kStride;
+      if (token >= kStaged || first + token >= rows || row.to == nullptr) continue;
+      if (slots != nullptr && slots[first + token] < 0) continue;
+      *reinterpret_cast<uint4*>(row.to + (first + token) * row.pitch) = line[i];
+    }
   };
-  const int chunk = block * 4 + place.warp;
-#pragma unroll
-  for (int i = 0; i + 1 < kTokens / 8; i += 2) {
-    StoreTransposed(StagedAt(staging, i * 8 + place.lane % 16, chunk), activated(i), activated(i + 1));
-  }
-  if constexpr (kTokens / 8 % 2 == 1) {  // the second block's lanes write where the first one's do not matter
-    const std::uint32_t last = activated(kTokens / 8 - 1);
-    StoreTransposed(StagedAt(staging, kTokens - 8 + place.lane % 8, chunk), last, last);
-  }
+  StoreThroughShared<kId, kTokens, kAcross>(
+      lines, kStagedPitch, chunk, place.lane, results, [&] { SyncWarpgroup(1 + place.group); }, take);
 }
 
-template <int kTokens>
-__device__ void StageDown(std::uint32_t staging, const Place& place, float (&sums)[kTokens / 2]) {
-  const auto rounded = [&](int i, int half) { return PackBf16(sums[4 * i + 2 * half], sums[4 * i + 2 * half + 1]); };
-  const int chunk = place.group % 2 * 8 + place.warp * 2 + place.lane / 8 % 2,
-            token = place.lane / 16 * 8 + place.lane % 8;
-#pragma unroll
-  for (int i = 0; i + 1 < kTokens / 8; i += 2) {
-    StoreTransposed(StagedAt(staging, i * 8 + token, chunk), rounded(i, 0), rounded(i, 1), rounded(i + 1, 0),
-                    rounded(i + 1, 1));
-  }
-  if constexpr (kTokens / 8 % 2 == 1) {
-    constexpr int kLast = kTokens / 8 - 1;
-    StoreTransposed(StagedAt(staging, kLast * 8 + place.lane % 8, chunk), rounded(kLast, 0), rounded(kLast, 1));
-  }
+// A warpgroup's results of the first product: of each block 32 features.
+template <FusedTileId kId, Gate kGate, int kTokens>
+__device__ void StoreUp(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
+                        const Place& place, const UpResults<kId, kGate, kTokens>& results) {
+  constexpr FusedTile kTile = ShapeOf(kId);
+  const int taken = threadIdx.x % (kTile.blocks * 4);
+  const int feature = UpFeature<kId>(item, taken / 4 * kTile.groups + place.group) + taken % 4 * 8;
+  auto* const hidden = static_cast<unsigned char*>(launch.hidden) + (std::int64_t{item.first} * launch.f + feature) * 2;
+  StoreRows<kId, kTokens, kTile.blocks>(shared, place, place.warp + place.lane / 8 % kTile.blocks * 4, item.rows,
+                                        {feature < launch.f ? hidden : nullptr, launch.f * 2}, nullptr, results);
 }
 
-// `rows` lines of `bytes` (a multiple of 16, at most lanes * 16) from a stage to memory, `lanes` lanes a line; by a
-// warp. Lines whose `slots`, if any, are negative are left out. Ordinary stores: bulk copies of single lines took 50
-// cycles each.
-__device__ inline void CopyStaged(unsigned char* to, std::int64_t pitch, std::uint32_t from, int rows, int bytes,
-                                  int lanes, const std::int32_t* slots) {
-  const int lane = threadIdx.x % 32, chunk = lane % lanes * 16;
-  if (chunk >= bytes) return;
-  constexpr int kAtOnce = 4;
-  const int stride = 32 / lanes;
-  for (int first = lane / lanes; first < rows; first += kAtOnce * stride) {
-    uint4 line[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      if (first + i * stride < rows) line[i] = LoadShared(from + (first + i * stride) * kStagedPitch + chunk);
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int r = first + i * stride;
-      if (r < rows && (slots == nullptr || slots[r] >= 0)) *reinterpret_cast<uint4*>(to + r * pitch + chunk) = line[i];
-    }
-  }
-}
-
-// The first product's results for e4m3: 128 features of each row become a line of codes and its scale; by a warp.
-__device__ inline void QuantiseStaged(const FusedForwardLaunch& launch, const WorkItem& item, std::uint32_t from) {
-  const int half = threadIdx.x % 32 / kQuantisingLanes, eight = threadIdx.x % kQuantisingLanes;
+// Those of e4m3: the 128 features of a token, of all warpgroups, become a line of codes and its scale.
+template <FusedTileId kId, Gate kGate, int kTokens>
+__device__ void QuantiseUp(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
+                           const Place& place, const UpResults<kId, kGate, kTokens>& results) {
+  constexpr FusedTile kTile = ShapeOf(kId);
+  constexpr int kLines = 32 / kQuantisingLanes, kStaged = StagedTokens(kTile);  // of a warp at once
+  const int half = place.lane / kQuantisingLanes, eight = place.lane % kQuantisingLanes;
   const bool inside = item.column * kPackedK + eight * 8 < launch.f;
   const std::int64_t pitch = CeilDiv(launch.f, kPackedK) * kPackedK;
   auto* const codes = static_cast<unsigned char*>(launch.hidden) + item.first * pitch + item.column * kPackedK;
   float* const scales = launch.hidden_scales + item.column * launch.positions + item.first;
-  constexpr int kAtOnce = 4;  // eight spill
-#pragma unroll 1
-  for (int first = 0; first < item.rows; first += 2 * kAtOnce) {
-    uint4 values[kAtOnce];
+  const std::uint32_t lines = shared.Staging(0);
+  const auto take = [&](int first) {
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int r = first + 2 * i + half;
-      values[i] = inside && r < item.rows ? LoadShared(from + r * kStagedPitch + eight * 16) : uint4{};
+    for (int i = 0; i < kStaged; i += kLines * kMultiplyingWarps<kId>) {
+      const int token = i + (place.group * 4 + place.warp) * kLines + half;
+      const bool taken = token < kStaged && first + token < item.rows;
+      const Fp8Eight line =
+          QuantiseEight(taken && inside ? LoadShared(lines + token * kQuantisedPitch + eight * 16) : uint4{});
+      if (!taken) continue;
+      *reinterpret_cast<uint2*>(codes + (first + token) * pitch + eight * 8) = line.codes;
+      if (eight == 0) scales[first + token] = line.scale;
     }
+  };
+  StoreThroughShared<kId, kTokens, kTile.blocks>(
+      lines, kQuantisedPitch, (place.lane / 8 % kTile.blocks * kTile.groups + place.group) * 4 + place.warp, place.lane,
+      results, [] { SyncSome<1, kMultiplyingWarps<kId> * 32>(); }, take);
+}
+
+// A warpgroup's results of the second product, or of the only one: of each block 64 features.
+template <FusedTileId kId, int kTokens>
+__device__ void StoreDown(const FusedForwardLaunch& launch, const FusedShared<kId>& shared, const WorkItem& item,
+                          const Place& place, const float (&sums)[ShapeOf(kId).blocks][kTokens / 2]) {
+  constexpr FusedTile kTile = ShapeOf(kId);
+  const std::int32_t* const slots =
+      launch.one_product() && launch.sorted_slots != nullptr ? launch.sorted_slots + item.first : nullptr;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const Fp8Eight line = QuantiseEight(values[i]);
-      const int r = first + 2 * i + half;
-      if (r >= item.rows) continue;
-      *reinterpret_cast<uint2*>(codes + r * pitch + eight * 8) = line.codes;
-      if (eight == 0) scales[r] = line.scale;
-    }
+  for (int block = 0; block < kTile.blocks; ++block) {
+    const int feature = item.column * kTile.weights() + (block * kTile.groups + place.group) * 64;
+    if (feature >= launch.d) continue;  // the matrix ends with a whole block
+    const auto rounded = [&](int i) {
+      return ResultBlocks<2>{{PackBf16(sums[block][4 * i], sums[block][4 * i + 1]),
+                              PackBf16(sums[block][4 * i + 2], sums[block][4 * i + 3])}};
+    };
+    const std::int64_t at = std::int64_t{item.first} * launch.d + feature + threadIdx.x % 8 * 8;
+    StoreRows<kId, kTokens, 2>(shared, place, place.warp * 2 + place.lane / 8 % 2, item.rows,
+                               {static_cast<unsigned char*>(launch.slots) + at * 2, launch.d * 2}, slots, rounded);
   }
 }
 
-// Takes staged results to memory, and tells the second product when its rows are there; by one warp.
+// Tells the second product when rows of it are there, and spares those who store them the wait; by one warp.
 template <FusedTileId kId>
-__device__ void StoreResults(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
-                             WorkRing<kRingReaders<kId>> ring) {
-  constexpr FusedTile kTile = ShapeOf(kId);
+__device__ void TellOfResults(const FusedForwardLaunch& launch, const FusedShared<kId>& shared,
+                              WorkRing<kRingReaders<kId>> ring) {
   const Counters counters = {launch.counters};
-  const int lane = threadIdx.x % 32;
-  StageWalk<kTile.stages> walk;
-  unsigned staged = 0;  // rounds, so far
+  unsigned stored = 0;  // tiles of the first product, so far
   for (;;) {
     const WorkItem item = ring.Pop();
     if (item.phase == Phase::kDone) return;
-    const bool up = item.phase == Phase::kUp;
-    const int width = static_cast<int>(up ? launch.f : launch.d), rounds = RoundsOf<kId>(item.phase);
-    const int features = up ? kTile.weights() / 2 : kTile.down_features();  // of a round
-    walk.Advance(StepsOf<kId>(launch, item.phase));
-    for (int round = 0; round < rounds; ++round) {
-      const int first = (item.column * rounds + round) * features, bytes = min(features, width - first) * 2;
-      unsigned char* const to = static_cast<unsigned char*>(up ? launch.hidden : launch.slots) +
-                                (std::int64_t{item.first} * width + first) * 2;
-      shared.Staged(staged).Wait(shared.StagedParity(staged));
-      ++staged;
-      if (kTile.fp8_rows() && up) {
-        QuantiseStaged(launch, item, shared.Weights(walk.stage()));
-      } else {
-        CopyStaged(to, width * 2, shared.Weights(walk.stage()), item.rows, bytes, features / 8,
-                   launch.one_product() && launch.sorted_slots != nullptr ? launch.sorted_slots + item.first : nullptr);
-      }
-      __syncwarp();
-      if (lane < kMultiplyingWarps<kId>) shared.Empty(walk.stage()).Arrive();  // in the consumers' stead
-      walk.Advance(1);
-    }
-    if (!up) continue;
+    if (item.phase == Phase::kDown) continue;
+    shared.Stored(stored).Wait(shared.StoredParity(stored));
+    ++stored;
     FenceAsyncGlobal();
     __threadfence();
-    __syncwarp();
-    if (lane == 0) atomicAdd(counters.up_done(item.token_tile), 1);
+    if (threadIdx.x % 32 == 0) atomicAdd(counters.up_done(item.token_tile), 1);
   }
 }
 

@@ -36,9 +36,6 @@ struct FusedTile {
   constexpr int weights() const { return blocks * block_weights(); }
   // Copies that bring a step's weights.
   constexpr int pieces() const { return codes() ? weights() / kPackedRows : blocks; }
-  // Rounds in which results leave, 128 features each at most; and a round's features.
-  constexpr int down_rounds() const { return weights() > 128 ? weights() / 128 : 1; }
-  constexpr int down_features() const { return weights() / down_rounds(); }
   // Whole kilobytes, as lines that wgmma reads want it: token rows, and the next piece of kFp8Both.
   static constexpr int Kilobytes(int bytes) { return static_cast<int>(CeilDiv(bytes, 1024)) * 1024; }
   constexpr int piece_bytes() const {
@@ -95,26 +92,39 @@ inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
                                             {1, kUnitTokens, 0, true, WeightCode::kMxfp4}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
-// Results on their way out: up to 128 features of every token row, padded so that stmatrix meets each bank once. They
-// take the place of a step in the ring.
-inline constexpr int kStagedFeatures = 128, kStagedPitch = kStagedFeatures * 2 + 16;
-constexpr bool StageHoldsResults(const FusedTile& tile) { return tile.tokens * kStagedPitch <= tile.stage_bytes(); }
+// What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
+inline constexpr int kWorkRing = 4, kWorkItemBytes = 24, kStoredBarriers = 2 * kWorkRing;
+constexpr int FusedBookBytes(const FusedTile& tile, std::int64_t experts) {
+  const int barriers = (2 * tile.stages + kStoredBarriers + 2 * kWorkRing) * 8;
+  return kWorkRing * kWorkItemBytes + barriers + static_cast<int>(experts + 1) * 4;
+}
+
+// Results on their way from registers to memory: each warpgroup has lines of 64 features for some tokens at once,
+// padded so that stmatrix meets each bank once. As many tokens as the ring leaves room for (and 128 bytes of others).
+inline constexpr int kStagedPitch = 64 * 2 + 16;
+// Results that are quantised: lines of 128 features, of all warpgroups together, in the same place.
+inline constexpr int kQuantisedPitch = 128 * 2 + 16;
+static_assert(kQuantisedPitch <= 2 * kStagedPitch);
+constexpr int StagedTokens(const FusedTile& tile) {
+  constexpr int kMost = 48;
+  const int room = 227 * 1024 - 128 - 1024 - tile.stages * tile.stage_bytes() - FusedBookBytes(tile, kFusedMaxExperts);
+  const int tokens = room / (tile.groups * kStagedPitch) / 16 * 16;
+  return tokens < tile.tokens ? (tokens < kMost ? tokens : kMost) : tile.tokens < kMost ? tile.tokens : kMost;
+}
+constexpr int StagedBytes(const FusedTile& tile) { return tile.groups * StagedTokens(tile) * kStagedPitch; }
+
 static_assert([] {
   for (const FusedTile& tile : kFusedTiles) {
     if (tile.streams()) continue;
-    if (!StageHoldsResults(tile)) return false;
+    if (StagedTokens(tile) < 16) return false;
     if (tile.fp8_rows() && tile.row_scales_at() + tile.tokens * 4 > tile.piece_bytes()) return false;
     if (tile.fp8_rows() && (tile.weights() != 2 * kPackedK || !tile.gathers)) return false;
   }
   return true;
 }());
 
-// What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
-inline constexpr int kWorkRing = 4, kWorkItemBytes = 24;
 constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
-  const int barriers = (3 * tile.stages + 2 * kWorkRing) * 8;
-  return 1024 + tile.stages * tile.stage_bytes() + kWorkRing * kWorkItemBytes + barriers +
-         static_cast<int>(experts + 1) * 4;
+  return 1024 + tile.stages * tile.stage_bytes() + StagedBytes(tile) + FusedBookBytes(tile, experts);
 }
 
 // Few, some or many (0, 1, 2) by the rows that an expert gets if routing is even.

@@ -1,5 +1,5 @@
 // One persistent kernel: two warpgroups multiply; of a third, one warp brings weights and draws tickets, two bring
-// token rows, one stores results. See README.md in this folder.
+// token rows, one tells when results are there. See README.md in this folder.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/hopper/consumer.cuh"
@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kFusedThreads<kId>, 1)
   if (threadIdx.x >= kWeightsWarp<kId> * 32) {
     ShrinkRegisters<kProducerRegisters>();
     const int warp = threadIdx.x / 32;
-    if (warp == kStoreWarp<kId>) {
-      StoreResults<kId>(launch, shared, ring);
+    if (warp == kNewsWarp<kId>) {
+      TellOfResults<kId>(launch, shared, ring);
     } else if (warp >= kRowsWarp<kId>) {
       BringRows<kId>(launch, maps, shared, work, ring);
     } else if (threadIdx.x % 32 == 0) {

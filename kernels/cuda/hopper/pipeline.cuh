@@ -1,6 +1,5 @@
-// The block's shared memory: a ring of stages with their barriers. A stage holds a step of K, weights and token rows;
-// after a tile's last step, stages of the same ring hold its results on their way out, so that no memory is set aside
-// for them.
+// The block's shared memory: a ring of stages with their barriers, each a step of K, weights and token rows; and a few
+// lines through which results leave.
 #pragma once
 
 #include <cstdint>
@@ -16,25 +15,26 @@ template <FusedTileId kId>
 inline constexpr int kMultiplyingWarps = ShapeOf(kId).groups * 4;
 template <FusedTileId kId>
 inline constexpr int kFusedThreads = kMultiplyingWarps<kId> * 32 + 128;
-// Warps of the producing warpgroup: weights and tickets; token rows; results.
+// Warps of the producing warpgroup: weights and tickets; token rows; news of results.
 inline constexpr int kRowsThreads = 64;
 template <FusedTileId kId>
 inline constexpr int kWeightsWarp = kMultiplyingWarps<kId>;
 template <FusedTileId kId>
 inline constexpr int kRowsWarp = kWeightsWarp<kId> + 1;
 template <FusedTileId kId>
-inline constexpr int kStoreWarp = kRowsWarp<kId> + 2;
+inline constexpr int kNewsWarp = kRowsWarp<kId> + 2;
 template <FusedTileId kId>
 inline constexpr int kRingReaders = kMultiplyingWarps<kId> + kRowsThreads / 32 + 1;
 
 // Addresses in shared memory. A stage: weight rows (or a packed block), then token rows, lines of 128 bytes whose
-// chunks are swizzled; or staged results, lines of kStagedPitch bytes. Scales of token rows are among the weights.
+// chunks are swizzled. Scales of token rows are among the weights.
 template <FusedTileId kId>
 struct FusedShared {
   static constexpr FusedTile kTile = ShapeOf(kId);
 
   std::uint32_t stages;    // 1024-byte aligned
-  std::uint32_t barriers;  // stage full, stage empty, results staged: [stages] each; ring's
+  std::uint32_t staging;   // StagedBytes()
+  std::uint32_t barriers;  // stage full, stage empty: [stages] each; results stored; ring's
   void* ring;
   std::uint32_t mail;    // [kMail]
   std::int32_t* starts;  // [experts + 1]
@@ -43,10 +43,12 @@ struct FusedShared {
     unsigned char* const base = memory + (1024 - SharedAddress(memory) % 1024) % 1024;
     stages = SharedAddress(base);
     unsigned char* at = base + kTile.stages * kTile.stage_bytes();
+    staging = SharedAddress(at);
+    at += StagedBytes(kTile);
     ring = at;
     at += kWorkRing * kWorkItemBytes;
     barriers = SharedAddress(at);
-    starts = reinterpret_cast<std::int32_t*>(at + (3 * kTile.stages + 2 * kWorkRing) * 8);
+    starts = reinterpret_cast<std::int32_t*>(at + (2 * kTile.stages + kStoredBarriers + 2 * kWorkRing) * 8);
   }
 
   __device__ std::uint32_t Weights(int stage) const { return stages + stage * kTile.stage_bytes(); }
@@ -54,21 +56,24 @@ struct FusedShared {
     return Weights(stage) + kTile.weight_bytes() + line * kTile.token_line_bytes();
   }
   __device__ std::uint32_t RowScales(int stage) const { return Weights(stage) + kTile.row_scales_at(); }
+  // Lines of kStagedPitch bytes, a warpgroup's own.
+  __device__ std::uint32_t Staging(int group) const { return staging + group * StagedTokens(kTile) * kStagedPitch; }
   // Weights and rows are there.
   __device__ Barrier Full(int stage) const { return At(stage); }
   __device__ Barrier Empty(int stage) const { return At(kTile.stages + stage); }
-  // Of the block's `round`th results; as many may be on their way as there are stages.
-  __device__ Barrier Staged(unsigned round) const { return At(2 * kTile.stages + round % kTile.stages); }
-  __device__ static std::uint32_t StagedParity(unsigned round) { return round / kTile.stages & 1; }
-  __device__ std::uint32_t RingBarriers() const { return At(3 * kTile.stages).address(); }
+  // The results of the block's `tile`th tile of the first product are on their way. The work ring keeps warps from
+  // being kStoredBarriers tiles apart.
+  __device__ Barrier Stored(unsigned tile) const { return At(2 * kTile.stages + tile % kStoredBarriers); }
+  __device__ static std::uint32_t StoredParity(unsigned tile) { return tile / kStoredBarriers & 1; }
+  __device__ std::uint32_t RingBarriers() const { return At(2 * kTile.stages + kStoredBarriers).address(); }
 
   // By one thread.
   __device__ void InitBarriers() const {
     for (int i = 0; i < kTile.stages; ++i) {
       Full(i).Init(1 + kRowsThreads);
       Empty(i).Init(kMultiplyingWarps<kId>);
-      Staged(i).Init(kMultiplyingWarps<kId>);
     }
+    for (int i = 0; i < kStoredBarriers; ++i) Stored(i).Init(kMultiplyingWarps<kId>);
   }
 
  private:
@@ -85,11 +90,6 @@ class StageWalk {
   __device__ void Advance() {
     stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
     parity_ ^= stage_ == 0;
-  }
-  __device__ void Advance(int steps) {
-    const unsigned to = stage_ + steps;
-    stage_ = to % kStages;
-    parity_ ^= to / kStages & 1;
   }
 
  private:

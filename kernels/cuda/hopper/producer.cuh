@@ -121,21 +121,27 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
                        shared.Full(walk.stage()));
       walk.Advance();
     }
-    for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {  // stages for results
-      shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-      shared.Full(walk.stage()).Arrive();
-      walk.Advance();
-    }
   }
 }
 
-// The row of a position, for a product that gathers.
-inline __device__ unsigned RowOf(const FusedForwardLaunch& launch, int position) {
-  return static_cast<unsigned>(max(launch.sorted_slots[position], 0)) / unsigned(launch.rows_divisor);
-}
+// The row of a position, for a product that gathers. Divides once when it is made: a thread looks up to twenty rows of
+// a tile up, and their divisions would hold the tile's first copies up.
+class RowOfPosition {
+ public:
+  __device__ explicit RowOfPosition(const FusedForwardLaunch& launch)
+      : slots_(launch.sorted_slots), divisor_(launch.rows_divisor), inverse_(0xffffffffu / divisor_) {}
+  __device__ unsigned operator()(int position) const {
+    const auto slot = static_cast<unsigned>(max(slots_[position], 0));
+    const unsigned row = __umulhi(slot, inverse_);  // or one less
+    return row + (slot - row * divisor_ >= divisor_);
+  }
+
+ private:
+  const std::int32_t* const slots_;
+  const unsigned divisor_, inverse_;
+};
 // Where that row, of `row_bytes` bytes, lies.
-inline __device__ std::uint64_t RowAddress(const FusedForwardLaunch& launch, int position, std::int64_t row_bytes) {
-  const unsigned row = RowOf(launch, position);
+inline __device__ std::uint64_t RowAddress(const FusedForwardLaunch& launch, unsigned row, std::int64_t row_bytes) {
   return launch.row_addresses != nullptr ? launch.row_addresses[row]
                                          : reinterpret_cast<std::uint64_t>(launch.rows) + row * row_bytes;
 }
@@ -145,8 +151,11 @@ inline __device__ std::uint64_t RowAddress(const FusedForwardLaunch& launch, int
 template <FusedTileId kId>
 class GatheredRows {
  public:
-  __device__ explicit GatheredRows(int thread)
-      : first_(thread / 8), place_(first_ * kFusedLine + (thread % 8 ^ first_) * 16), chunk_(thread % 8) {}
+  __device__ GatheredRows(const RowOfPosition& row_of, int thread)
+      : row_of_(row_of),
+        first_(thread / 8),
+        place_(first_ * kFusedLine + (thread % 8 ^ first_) * 16),
+        chunk_(thread % 8) {}
 
   __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
     rows_ = item.rows;
@@ -154,7 +163,7 @@ class GatheredRows {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) >= rows_) continue;
-      const std::uint64_t address = RowAddress(launch, item.first + Row(i), row_bytes);
+      const std::uint64_t address = RowAddress(launch, row_of_(item.first + Row(i)), row_bytes);
       from_[i] = reinterpret_cast<const unsigned char*>(address) + chunk_ * 16;
     }
   }
@@ -180,6 +189,7 @@ class GatheredRows {
   static_assert(kStride == 8);  // so that all of a thread's rows have one swizzle
   __device__ int Row(int i) const { return first_ + i * kStride; }
 
+  const RowOfPosition& row_of_;
   const int first_, place_, chunk_;
   int rows_ = 0;
   const unsigned char* from_[kRows];
@@ -189,7 +199,7 @@ class GatheredRows {
 template <FusedTileId kId>
 class RowScales {
  public:
-  __device__ explicit RowScales(int thread) : thread_(thread) {}
+  __device__ RowScales(const RowOfPosition& row_of, int thread) : row_of_(row_of), thread_(thread) {}
 
   __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
     const bool up = item.phase == Phase::kUp;
@@ -199,7 +209,7 @@ class RowScales {
     for (int i = 0; i < kRows; ++i) {
       if (Row(i) >= rows_) continue;
       const int position = item.first + Row(i);
-      from_[i] = up ? launch.row_scales + RowOf(launch, position) : launch.hidden_scales + position;
+      from_[i] = up ? launch.row_scales + row_of_(position) : launch.hidden_scales + position;
     }
   }
   __device__ void CopyStep(std::uint32_t to) {
@@ -215,6 +225,7 @@ class RowScales {
   static constexpr int kRows = (kTile.tokens + kRowsThreads - 1) / kRowsThreads;
   __device__ int Row(int i) const { return thread_ + i * kRowsThreads; }
 
+  const RowOfPosition& row_of_;
   const int thread_;
   int rows_ = 0;
   std::int64_t pitch_ = 0;
@@ -244,8 +255,9 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
   const Counters counters = {launch.counters};
   const int thread = threadIdx.x - kRowsWarp<kId> * 32;
   StageWalk<kTile.stages> walk;
-  GatheredRows<kId> gathered(thread);
-  RowScales<kId> scales(thread);
+  const RowOfPosition row_of(launch);
+  GatheredRows<kId> gathered(row_of, thread);
+  RowScales<kId> scales(row_of, thread);
   const auto arrive = [&]<bool kCopies>() {
     if constexpr (ShapeOf(kId).fp8_rows()) scales.CopyStep(shared.RowScales(walk.stage()));
     if constexpr (kCopies || ShapeOf(kId).fp8_rows()) {
@@ -283,11 +295,6 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
         }
         arrive.template operator()<false>();
       }
-    }
-    for (int round = 0; round < RoundsOf<kId>(item.phase); ++round) {
-      shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
-      shared.Full(walk.stage()).Arrive();
-      walk.Advance();
     }
   }
 }

@@ -34,11 +34,12 @@ class StreamBlock {
   __device__ void Prepare() {
 #pragma unroll 1
     for (int i = threadIdx.x; i < 2 * gridDim.x + 2; i += kThreads) Shares()[i] = -1;
+    const RowOfPosition row_of(launch_);
     WaitForPrevious();
     LaunchNext();
 #pragma unroll 1
     for (int i = threadIdx.x; i < launch_.positions; i += kThreads) {
-      Addresses()[i] = cuda::RowAddress(launch_, i, launch_.d * 2);
+      Addresses()[i] = cuda::RowAddress(launch_, row_of(i), launch_.d * 2);
     }
     if (threadIdx.x == kThreads - 1) Shares()[0] = DrawShare();
     const int experts = static_cast<int>(launch_.experts);

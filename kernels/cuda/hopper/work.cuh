@@ -38,12 +38,6 @@ __device__ int StepsOf(const FusedForwardLaunch& launch, Phase phase) {
   return (LinesOf<kId>(launch, phase) + kLines - 1) / kLines;
 }
 
-// Stages that a tile's results take, one after another.
-template <FusedTileId kId>
-__device__ int RoundsOf(Phase phase) {
-  return phase == Phase::kUp ? 1 : ShapeOf(kId).down_rounds();
-}
-
 // Positions into which the counters are divided.
 struct Counters {
   std::int32_t* base;
