@@ -140,11 +140,6 @@ class RowOfPosition {
   const std::int32_t* const slots_;
   const unsigned divisor_, inverse_;
 };
-// Where that row, of `row_bytes` bytes, lies.
-inline __device__ std::uint64_t RowAddress(const FusedForwardLaunch& launch, unsigned row, std::int64_t row_bytes) {
-  return launch.row_addresses != nullptr ? launch.row_addresses[row]
-                                         : reinterpret_cast<std::uint64_t>(launch.rows) + row * row_bytes;
-}
 
 // The rows of a tile that one thread brings, 16 bytes of each in a line: every eighth row, and every eighth chunk. What
 // a stage costs here counts: these two warps compete with those that decode.
@@ -160,12 +155,10 @@ class GatheredRows {
   __device__ void Find(const FusedForwardLaunch& launch, const WorkItem& item) {
     rows_ = item.rows;
     const std::int64_t row_bytes = std::int64_t{LinesOf<kId>(launch, item.phase)} * kFusedLine;
+    const auto* const chunks = static_cast<const unsigned char*>(launch.rows) + chunk_ * 16;
+    // Past the tile, once more its last row: loads behind branches would wait for each other.
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      if (Row(i) >= rows_) continue;
-      const std::uint64_t address = RowAddress(launch, row_of_(item.first + Row(i)), row_bytes);
-      from_[i] = reinterpret_cast<const unsigned char*>(address) + chunk_ * 16;
-    }
+    for (int i = 0; i < kRows; ++i) from_[i] = chunks + row_of_(item.first + min(Row(i), rows_ - 1)) * row_bytes;
   }
   // The next kLines lines' bytes to a stage's lines, the first of which is at `to`.
   template <int kLines>

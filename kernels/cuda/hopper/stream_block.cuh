@@ -39,7 +39,7 @@ class StreamBlock {
     LaunchNext();
 #pragma unroll 1
     for (int i = threadIdx.x; i < launch_.positions; i += kThreads) {
-      Addresses()[i] = cuda::RowAddress(launch_, row_of(i), launch_.d * 2);
+      Addresses()[i] = reinterpret_cast<std::uint64_t>(launch_.rows) + row_of(i) * launch_.d * 2;
     }
     if (threadIdx.x == kThreads - 1) Shares()[0] = DrawShare();
     const int experts = static_cast<int>(launch_.experts);
