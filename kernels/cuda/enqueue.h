@@ -24,6 +24,6 @@ absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream);
 // are 16-byte aligned.
 absl::Status EnqueueHopperProduct(const GroupedGemmLaunch& product, Stream stream);
 // Counters for the tile that it chooses.
-std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts, WeightCode weights = WeightCode::kBF16);
+std::int64_t FusedCounters(const FusedWork& work);
 
 }  // namespace expertd::cuda

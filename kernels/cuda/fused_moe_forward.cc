@@ -36,10 +36,11 @@ ForwardPlan Plan(const FusedMoeForwardArgs& args, bool fused, Scratch& scratch) 
   plan.offsets = scratch.Take<std::int32_t>(args.e + 1);
   plan.sorted_slots = scratch.Take<std::int32_t>(slots);
   plan.positions = scratch.Take<std::int32_t>(slots);
-  plan.by_position = fused && !ShapeOf(ChooseFusedTile(slots, args.e)).gathers;
+  const FusedWork work = {slots, args.e, args.d, args.f};
+  plan.by_position = fused && !ShapeOf(ChooseFusedTile(work)).gathers;
   if (args.weight_on_input || plan.by_position) plan.spread = scratch.Take<std::byte>(slots * args.d * size);
   if (fused) {
-    plan.sort.cleared_count = FusedCounters(slots, args.e);
+    plan.sort.cleared_count = FusedCounters(work);
     plan.counters = plan.sort.cleared = scratch.Take<std::int32_t>(plan.sort.cleared_count);
   } else {
     plan.gate_up = scratch.Take<std::byte>(slots * 2 * args.f * size);

@@ -70,7 +70,7 @@ TEST_F(Fp8CodesTest, EachStepIsTheReference) {
   const DeviceArray<std::byte> x(bytes), gate_up = Packed(std::array{weights.gate, weights.up}, Packing::kGateUp),
                                          down = Packed(std::array{weights.down}, Packing::kRows), out(kN * kD * 2);
   const DeviceArray<std::int32_t> offsets(std::vector<std::int32_t>{0, kN}), sorted(slots),
-      counters(std::vector<std::int32_t>(cuda::FusedCounters(kN, 1, WeightCode::kFp8Both)));
+      counters(std::vector<std::int32_t>(cuda::FusedCounters({kN, 1, kD, kF, WeightCode::kFp8Both})));
   const Coded coded{kN, kD}, hidden{kN, kF};
   const cuda::QuantiseRowsLaunch quantise = {
       .n = kN, .d = kD, .from = x.data(), .codes = coded.codes.data(), .scales = coded.scales.data()};

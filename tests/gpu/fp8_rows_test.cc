@@ -125,7 +125,7 @@ TEST_F(Fp8RowsTest, ARowHasTheSameBitsInEveryTile) {
   for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
   std::set<cuda::FusedTileId> tiles;
   for (const std::int64_t n : counts) {
-    tiles.insert(cuda::ChooseFusedTile(std::max(n, cuda::FilledUp(n)), 2, cuda::WeightCode::kFp8Both));
+    tiles.insert(cuda::ChooseFusedTile({std::max(n, cuda::FilledUp(n)), 2, kD, 512, cuda::WeightCode::kFp8Both}));
     Part part = SlicePart(all, rows - n, n);
     const Rows got = RunPart(*engine_, *layer_, part);
     ASSERT_TRUE(got == want.Slice(rows - n, n)) << n << " rows";

@@ -70,11 +70,13 @@ TEST_F(HopperTest, ARowHasTheSameBitsInEveryTile) {
   if (SmallTests()) counts = {1, 40, 100};
   for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
   for (const std::int64_t n : counts) {
-    tiles.insert(cuda::ChooseFusedTile(n, 2, cuda::WeightCode::kBF16, 3 * 512 * 512));
+    tiles.insert(cuda::ChooseFusedTile({n, 2, 512, 512}));
     const std::vector<std::byte> got = device.Run(rows - n, n);
     ASSERT_TRUE(std::equal(got.begin(), got.end(), want.end() - n * row_bytes)) << n << " rows";
   }
-  EXPECT_EQ(tiles.size(), 4u);
+  if (!SmallTests()) {
+    EXPECT_EQ(tiles.size(), 5u);
+  }
 }
 
 }  // namespace

@@ -53,6 +53,10 @@ absl::Status Activate(const ExpertWork& work, Stream stream) {
   return FromCuda(LaunchExpertActivation(launch, stream.handle), "activation");
 }
 
+FusedWork WorkOf(std::int64_t positions, const DeviceExperts& experts) {
+  return {positions, experts.count, experts.d, experts.f, experts.gate_up.code};
+}
+
 absl::Status QuantiseRows(const ExpertWork& work, Stream stream) {
   const ExpertChain& chain = work.chain;
   const QuantiseRowsLaunch launch = {.n = chain.coded_rows,
@@ -124,7 +128,7 @@ absl::Status Sorted(const ExpertWork& work, Stream stream) {
 
 std::int64_t ChainCounters(std::int64_t positions, const DeviceExperts& experts, DType dtype) {
   if (!experts.fused || dtype != DType::kBF16 || positions == 0) return 0;
-  return FusedCounters(positions, experts.count, experts.gate_up.code);
+  return FusedCounters(WorkOf(positions, experts));
 }
 
 ExpertChain PlaceChain(std::int64_t n, std::int64_t positions, const DeviceExperts& experts, DType dtype, bool on_input,
@@ -135,7 +139,7 @@ ExpertChain PlaceChain(std::int64_t n, std::int64_t positions, const DeviceExper
   chain.fused = ChainCounters(positions, experts, dtype) > 0;
   chain.counters = counters;
   if (chain.fused) {
-    chain.by_position = !ShapeOf(ChooseFusedTile(positions, experts.count, experts.gate_up.code)).gathers;
+    chain.by_position = !ShapeOf(ChooseFusedTile(WorkOf(positions, experts))).gathers;
   } else {
     chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
   }

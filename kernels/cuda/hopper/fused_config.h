@@ -69,7 +69,7 @@ enum class FusedTileId : std::uint8_t {
 };
 // Few and some rows an expert: reading weights is the limit, and some 190 KiB of them are in flight on each
 // multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product. They are faster
-// where rows need not be gathered, but narrow experts do not earn back what bringing rows beside each other costs.
+// where rows need not be gathered, but some layers do not earn back what bringing rows beside each other costs.
 // Decoding for few rows wants four warpgroups, to keep the arithmetic
 // busy. Codes are decoded for every token tile; the sums of e4m3 are kept twice, without and with scales.
 // With rows of e4m3 a tile has 256 weight rows whatever its tokens: its 128 results of the first product have one
@@ -106,7 +106,7 @@ inline constexpr int kStagedPitch = 64 * 2 + 16;
 inline constexpr int kQuantisedPitch = 128 * 2 + 16;
 static_assert(kQuantisedPitch <= 2 * kStagedPitch);
 constexpr int StagedTokens(const FusedTile& tile) {
-  constexpr int kMost = 48;
+  constexpr int kMost = 64;
   const int room = 227 * 1024 - 128 - 1024 - tile.stages * tile.stage_bytes() - FusedBookBytes(tile, kFusedMaxExperts);
   const int tokens = room / (tile.groups * kStagedPitch) / 16 * 16;
   return tokens < tile.tokens ? (tokens < kMost ? tokens : kMost) : tile.tokens < kMost ? tile.tokens : kMost;
@@ -132,22 +132,31 @@ constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, Weight
   const std::int64_t rows = CeilDiv(positions, experts);
   return rows <= 10 ? 0 : rows <= (weights == WeightCode::kMxfp4 ? 128 : 48) ? 1 : 2;
 }
-// `expert_size`: weights of an expert.
-constexpr FusedTileId ChooseFusedTile(std::int64_t positions, std::int64_t experts,
-                                      WeightCode weights = WeightCode::kBF16,
-                                      std::int64_t expert_size = kStreamWeights) {
-  if (weights != WeightCode::kFp8Both && Streams(positions, expert_size)) {
-    return weights == WeightCode::kFp8     ? FusedTileId::kStreamFp8
-           : weights == WeightCode::kMxfp4 ? FusedTileId::kStreamMxfp4
-                                           : FusedTileId::kStream;
+
+// What the choice of a tile depends on.
+struct FusedWork {
+  std::int64_t positions, experts, d, f;
+  WeightCode weights = WeightCode::kBF16;
+  // Bringing rows beside each other costs the same whatever the experts' width, and gathering costs for every weight
+  // tile.
+  constexpr bool GathersMany() const { return f <= 1024 && positions <= 256 * experts; }
+};
+constexpr FusedTileId ChooseFusedTile(const FusedWork& work) {
+  const bool streams = work.weights != WeightCode::kFp8Both && Streams(work.positions, 3 * work.d * work.f);
+  const int size = FusedTileSize(work.positions, work.experts, work.weights);
+  const auto sized = [size](FusedTileId few) { return static_cast<FusedTileId>(static_cast<int>(few) + size); };
+  switch (work.weights) {
+    case WeightCode::kFp8:
+      return streams ? FusedTileId::kStreamFp8 : sized(FusedTileId::kFewFp8);
+    case WeightCode::kMxfp4:
+      return streams ? FusedTileId::kStreamMxfp4 : sized(FusedTileId::kFewMxfp4);
+    case WeightCode::kFp8Both:
+      return sized(FusedTileId::kFewFp8Both);
+    default:
+      return streams                           ? FusedTileId::kStream
+             : size == 2 && work.GathersMany() ? FusedTileId::kManyInPlace
+                                               : sized(FusedTileId::kFew);
   }
-  const int size = FusedTileSize(positions, experts, weights);
-  if (weights == WeightCode::kFp8) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8) + size);
-  if (weights == WeightCode::kMxfp4) return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewMxfp4) + size);
-  if (weights == WeightCode::kFp8Both) {
-    return static_cast<FusedTileId>(static_cast<int>(FusedTileId::kFewFp8Both) + size);
-  }
-  return static_cast<FusedTileId>(size);
 }
 
 // For one product alone, which does not earn back what bringing rows beside each other costs.

@@ -7,8 +7,8 @@
 
 namespace expertd::cuda {
 
-std::int64_t FusedCounters(std::int64_t positions, std::int64_t experts, WeightCode weights) {
-  return FusedCounters(ChooseFusedTile(positions, experts, weights), positions, experts);
+std::int64_t FusedCounters(const FusedWork& work) {
+  return FusedCounters(ChooseFusedTile(work), work.positions, work.experts);
 }
 
 absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream) {
@@ -17,7 +17,7 @@ absl::Status EnqueueFusedForward(FusedForwardLaunch launch, Stream stream) {
   if (!Aligned16({launch.rows, launch.gate_up, launch.down, launch.hidden, launch.slots})) {
     return absl::InvalidArgumentError("rows, gate_up, down: the fused forward wants them 16-byte aligned");
   }
-  launch.tile = ChooseFusedTile(launch.positions, launch.experts, launch.weights, 3 * launch.d * launch.f);
+  launch.tile = ChooseFusedTile({launch.positions, launch.experts, launch.d, launch.f, launch.weights});
   launch.blocks = device->multiprocessors;
   return FromCuda(LaunchFusedForward(launch, stream.handle), "fused_moe_forward");
 }

@@ -70,34 +70,46 @@ TEST(FusedConfigTest, EveryTileFitsAMultiprocessor) {
 }
 
 TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
-  EXPECT_EQ(ChooseFusedTile(3, 128), FusedTileId::kFew);
-  EXPECT_EQ(ChooseFusedTile(1280, 128), FusedTileId::kFew);
-  EXPECT_EQ(ChooseFusedTile(1281, 128), FusedTileId::kSome);
-  EXPECT_EQ(ChooseFusedTile(48 * 8, 8), FusedTileId::kSome);
-  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8), FusedTileId::kMany);
-  EXPECT_EQ(ChooseFusedTile(65536, 128), FusedTileId::kMany);
-  EXPECT_EQ(ChooseFusedTile(1280, 128, WeightCode::kFp8), FusedTileId::kFewFp8);
-  EXPECT_EQ(ChooseFusedTile(1281, 128, WeightCode::kFp8), FusedTileId::kSomeFp8);
-  EXPECT_EQ(ChooseFusedTile(48 * 8 + 1, 8, WeightCode::kFp8), FusedTileId::kManyFp8);
-  EXPECT_EQ(ChooseFusedTile(128 * 8, 8, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
-  EXPECT_EQ(ChooseFusedTile(128 * 8 + 1, 8, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
+  const auto choose = [](std::int64_t positions, std::int64_t experts, WeightCode weights = WeightCode::kBF16) {
+    return ChooseFusedTile({positions, experts, 4096, 14336, weights});
+  };
+  EXPECT_EQ(choose(3, 128), FusedTileId::kFew);
+  EXPECT_EQ(choose(1280, 128), FusedTileId::kFew);
+  EXPECT_EQ(choose(1281, 128), FusedTileId::kSome);
+  EXPECT_EQ(choose(48 * 8, 8), FusedTileId::kSome);
+  EXPECT_EQ(choose(48 * 8 + 1, 8), FusedTileId::kMany);
+  EXPECT_EQ(choose(65536, 128), FusedTileId::kMany);
+  EXPECT_EQ(choose(1280, 128, WeightCode::kFp8), FusedTileId::kFewFp8);
+  EXPECT_EQ(choose(1281, 128, WeightCode::kFp8), FusedTileId::kSomeFp8);
+  EXPECT_EQ(choose(48 * 8 + 1, 8, WeightCode::kFp8), FusedTileId::kManyFp8);
+  EXPECT_EQ(choose(128 * 8, 8, WeightCode::kMxfp4), FusedTileId::kSomeMxfp4);
+  EXPECT_EQ(choose(128 * 8 + 1, 8, WeightCode::kMxfp4), FusedTileId::kManyMxfp4);
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kFp8Both, WeightCode::kMxfp4}) {
-    for (const std::int64_t rows : {1, 3, 11, 49}) {
-      EXPECT_EQ(ShapeOf(ChooseFusedTile(rows, 1, code)).weights_code, code);
-    }
+    for (const std::int64_t rows : {1, 3, 11, 49}) EXPECT_EQ(ShapeOf(choose(rows, 1, code)).weights_code, code);
   }
+}
+
+TEST(FusedConfigTest, NarrowExpertsGatherTheirRows) {
+  const auto gathers = [](std::int64_t positions, std::int64_t f) {
+    return ShapeOf(ChooseFusedTile({positions, 64, 2048, f})).gathers;
+  };
+  EXPECT_TRUE(gathers(49 * 64, 1024));
+  EXPECT_TRUE(gathers(256 * 64, 1024));
+  EXPECT_FALSE(gathers(256 * 64 + 1, 1024)) << "many rows";
+  EXPECT_FALSE(gathers(49 * 64, 1088)) << "wide";
 }
 
 TEST(FusedConfigTest, FewRowsStreamWhereTheirWeightsAreNotTooMany) {
   const auto streams = [](std::int64_t positions, std::int64_t expert_size) {
-    return ShapeOf(ChooseFusedTile(positions, 128, WeightCode::kBF16, expert_size)).streams();
+    return ShapeOf(ChooseFusedTile({positions, 128, expert_size / 3, 1})).streams();
   };
-  EXPECT_TRUE(streams(1, kStreamWeights + 1));
-  EXPECT_TRUE(streams(2, kStreamWeights + 1));
-  EXPECT_FALSE(streams(3, kStreamWeights));
-  EXPECT_TRUE(streams(kStreamPositions, kStreamWeights / kStreamPositions));
-  EXPECT_FALSE(streams(kStreamPositions, kStreamWeights / kStreamPositions + 1));
-  EXPECT_FALSE(streams(kStreamPositions + 1, 1));
+  constexpr std::int64_t kMost = kStreamWeights / 3 * 3;
+  EXPECT_TRUE(streams(1, kMost + 3));
+  EXPECT_TRUE(streams(2, kMost + 3));
+  EXPECT_FALSE(streams(3, kMost));
+  EXPECT_TRUE(streams(kStreamPositions, kMost / kStreamPositions));
+  EXPECT_FALSE(streams(kStreamPositions, kMost / kStreamPositions + 6));
+  EXPECT_FALSE(streams(kStreamPositions + 1, 3));
   EXPECT_EQ(UnitTokens(1), 2);
   EXPECT_EQ(UnitTokens(2), 2);
   EXPECT_EQ(UnitTokens(3), kUnitTokens);
