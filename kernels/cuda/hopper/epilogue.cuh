@@ -107,8 +107,8 @@ struct RowChunk {
   std::int64_t pitch;
 };
 
-// Results of a warpgroup, in rows of kAcross * 32 features. Lines whose `slots`, if any, are negative are left out.
-// Ordinary stores: bulk copies of single lines took 50 cycles each.
+// Results of a warpgroup, in rows of kAcross * 32 features; only its own threads wait for each other. Lines whose
+// `slots`, if any, are negative are left out. Ordinary stores: bulk copies of single lines took 50 cycles each.
 template <FusedTileId kId, int kTokens, int kAcross, class Results>
 __device__ void StoreRows(const FusedShared<kId>& shared, const Place& place, int chunk, int rows, const RowChunk& row,
                           const std::int32_t* slots, const Results& results) {
@@ -171,9 +171,12 @@ __device__ void QuantiseUp(const FusedForwardLaunch& launch, const FusedShared<k
       if (eight == 0) scales[first + token] = line.scale;
     }
   };
+  // Barriers up to the number of warpgroups are their own.
+  const auto sync = [] { SyncSome<1 + ShapeOf(kId).groups, kMultiplyingWarps<kId> * 32>(); };
   StoreThroughShared<kId, kTokens, kTile.blocks>(
       lines, kQuantisedPitch, (place.lane / 8 % kTile.blocks * kTile.groups + place.group) * 4 + place.warp, place.lane,
-      results, [] { SyncSome<1, kMultiplyingWarps<kId> * 32>(); }, take);
+      results, sync, take);
+  sync();  // a warpgroup's results of the second product may overwrite what the other one reads here
 }
 
 // A warpgroup's results of the second product, or of the only one: of each block 64 features.

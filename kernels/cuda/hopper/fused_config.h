@@ -5,6 +5,7 @@
 // order for every tile, so the choice changes no bit and may follow the batch.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/hopper/packed_weights.h"
@@ -108,8 +109,7 @@ static_assert(kQuantisedPitch <= 2 * kStagedPitch);
 constexpr int StagedTokens(const FusedTile& tile) {
   constexpr int kMost = 64;
   const int room = 227 * 1024 - 128 - 1024 - tile.stages * tile.stage_bytes() - FusedBookBytes(tile, kFusedMaxExperts);
-  const int tokens = room / (tile.groups * kStagedPitch) / 16 * 16;
-  return tokens < tile.tokens ? (tokens < kMost ? tokens : kMost) : tile.tokens < kMost ? tile.tokens : kMost;
+  return std::min({room / (tile.groups * kStagedPitch) / 16 * 16, tile.tokens, kMost});
 }
 constexpr int StagedBytes(const FusedTile& tile) { return tile.groups * StagedTokens(tile) * kStagedPitch; }
 

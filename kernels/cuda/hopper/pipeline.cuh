@@ -36,7 +36,6 @@ struct FusedShared {
   std::uint32_t staging;   // StagedBytes()
   std::uint32_t barriers;  // stage full, stage empty: [stages] each; results stored; ring's
   void* ring;
-  std::uint32_t mail;    // [kMail]
   std::int32_t* starts;  // [experts + 1]
 
   __device__ explicit FusedShared(unsigned char* memory) {
