@@ -14,7 +14,9 @@ void RunRowCells(Timer& timer);
 void RunGemmCells(Timer& timer, const std::vector<Layer>& layers);
 // The fused kernel of Hopper with each tile: what ChooseFusedTile is made from.
 void RunFusedTileCells(Timer& timer, const std::vector<Layer>& layers);
-// The same for fp8 and mxfp4 weights, of layers that are published so.
+// With the chosen tile alone, under even and skewed routing.
+void RunSkewCells(Timer& timer, const std::vector<Layer>& layers);
+// Each tile for fp8 and mxfp4 weights, of layers that are published so.
 void RunCodeTileCells(Timer& timer);
 // fp8 weights with rows in fp8, whose quantisation counts.
 void RunFp8RowCells(Timer& timer);

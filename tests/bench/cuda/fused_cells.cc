@@ -31,92 +31,141 @@ struct FusedWeights {
   double expert_bytes;
 };
 
-void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::int64_t n) {
-  const std::int64_t slots = n * l.k;
-  const std::vector<std::int32_t> host_ids = testing::RoutedIds(n, l.e, l.k);
-  const std::int64_t hit = testing::ExpertsHit(host_ids);
-  std::vector<float> host_weights(host_ids.size());
+// Which experts the rows go to.
+struct Routing {
+  const char* name;  // empty: even, as the peers' cells
+  std::vector<std::int32_t> (*ids)(std::int64_t n, const Layer& l);
+};
+constexpr Routing kEven = {"", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k); }};
+constexpr Routing kSkewed[] = {
+    {" zipf 1.2", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k, 1.2); }},
+    {" same experts", [](std::int64_t n, const Layer& l) {
+       std::vector<std::int32_t> ids(static_cast<std::size_t>(n * l.k));
+       for (std::size_t slot = 0; slot < ids.size(); ++slot) ids[slot] = static_cast<std::int32_t>(slot % l.k);
+       return ids;
+     }}};
+
+std::vector<float> RandomWeights(std::int64_t slots) {
   testing::Random random(3);
-  for (float& weight : host_weights) weight = static_cast<float>(random.Uniform());
-  const DeviceArray<std::int32_t> ids(host_ids), counts(l.e), offsets(l.e + 1), sorted(slots), positions(slots);
-  const DeviceArray<float> slot_weights(host_weights);
-  const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(n * l.d * 2), hidden(slots * l.f * 2),
-                               results(slots * l.d * 2);
-  const DeviceArray<std::byte> by_position(slots * l.d * 2);
-  const DeviceArray<float> row_scales(slots * cuda::PackedSteps(l.d)), hidden_scales(slots * cuda::PackedSteps(l.f));
-  for (int id = 0; id < static_cast<int>(std::size(cuda::kFusedTiles)); ++id) {
-    const auto tile = static_cast<cuda::FusedTileId>(id);
-    if (cuda::ShapeOf(tile).weights_code != weights.code) continue;
-    const std::int64_t per_expert = cuda::CeilDiv(slots, hit);
-    if (cuda::ShapeOf(tile).streams() && slots > 64) continue;
-    const bool many = cuda::ShapeOf(tile).tokens > 64;
-    if (!many && per_expert > cuda::ShapeOf(tile).tokens * 2) continue;
-    if (many && per_expert < 32) continue;
-    const std::int64_t counter_count = cuda::FusedCounters(tile, slots, l.e);
+  std::vector<float> weights(static_cast<std::size_t>(slots));
+  for (float& weight : weights) weight = static_cast<float>(random.Uniform());
+  return weights;
+}
+
+// A layer's forward of `n` rows: maps, rows to their positions or codes, the fused kernel, the combine.
+class FusedCell {
+ public:
+  FusedCell(const Layer& l, const FusedWeights& weights, std::int64_t n, const Routing& routing)
+      : l_(l), weights_(weights), routing_(routing), n_(n), host_ids_(routing.ids(n, l)) {}
+
+  std::int64_t slots() const { return n_ * l_.k; }
+  std::int64_t hit() const { return testing::ExpertsHit(host_ids_); }
+
+  void Report(Timer& timer, cuda::FusedTileId tile) const {
+    const std::int64_t counter_count = cuda::FusedCounters(tile, slots(), l_.e);
     const DeviceArray<std::int32_t> counters(counter_count);
     cuda::Scratch sizes;
-    cuda::PlanSort(slots, l.e, sizes);
+    cuda::PlanSort(slots(), l_.e, sizes);
     const DeviceArray<std::byte> scratch_memory(sizes.used() + 256);
     cuda::Scratch scratch(scratch_memory.data());
-    cuda::ExpertSortLaunch sort = cuda::PlanSort(slots, l.e, scratch);
-    sort.ids = ids.data(), sort.counts = counts.data(), sort.offsets = offsets.data();
-    sort.sorted_slots = sorted.data(), sort.positions = positions.data();
+    cuda::ExpertSortLaunch sort = cuda::PlanSort(slots(), l_.e, scratch);
+    sort.ids = ids_.data(), sort.counts = counts_.data(), sort.offsets = offsets_.data();
+    sort.sorted_slots = sorted_.data(), sort.positions = positions_.data();
     sort.cleared = counters.data(), sort.cleared_count = counter_count;
-    const bool gathers = cuda::ShapeOf(tile).gathers;
-    const cuda::SpreadRowsLaunch spread = {.n = n,
-                                           .d = l.d,
-                                           .k = l.k,
-                                           .vectorised = true,
-                                           .from = rows.data(),
-                                           .slot_row = positions.data(),
-                                           .to = by_position.data()};
-    const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows();
-    const cuda::QuantiseRowsLaunch quantise = {
-        .n = n, .d = l.d, .from = rows.data(), .codes = by_position.data(), .scales = row_scales.data()};
-    const cuda::FusedForwardLaunch launch = {.positions = slots,
-                                             .experts = l.e,
-                                             .d = l.d,
-                                             .f = l.f,
-                                             .weights = weights.code,
-                                             .tile = tile,
-                                             .blocks = cuda::CurrentDevice()->multiprocessors,
-                                             .tokens = cuda::UnitTokens(n),
-                                             .offsets = offsets.data(),
-                                             .sorted_slots = sorted.data(),
-                                             .rows = gathers && !fp8_rows ? rows.data() : by_position.data(),
-                                             .rows_divisor = static_cast<int>(l.k),
-                                             .row_scales = row_scales.data(),
-                                             .row_scale_pitch = n,
-                                             .packed = weights.packed,
-                                             .gate_up = weights.gate_up,
-                                             .down = weights.down,
-                                             .hidden = hidden.data(),
-                                             .hidden_scales = hidden_scales.data(),
-                                             .slots = results.data(),
-                                             .counters = counters.data()};
-    const cuda::GatherReduceLaunch combine = {.n = n,
-                                              .d = l.d,
-                                              .k = l.k,
-                                              .vectorised = true,
-                                              .expert_out = results.data(),
-                                              .slot_row = positions.data(),
-                                              .weights = slot_weights.data(),
-                                              .out = out.data(),
-                                              .early = true};
-    timer.Report(
-        {.op = "fused tile",
-         .shape = std::string(l.name) + " " + kTileNames[static_cast<int>(tile)] + (weights.packed ? " packed" : ""),
-         .rows = n,
-         .bytes = weights.expert_bytes * hit + 4.0 * n * l.d,
-         .flops = 6.0 * slots * l.f * l.d},
-        kReadBandwidth, [&](cuda::Stream stream) {
-          int error = cuda::LaunchExpertSort(sort, stream.handle);
-          if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(quantise, stream.handle);
-          if (error == 0 && !gathers && !fp8_rows) error = cuda::LaunchSpreadRows(spread, stream.handle);
-          if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
-          if (error == 0) error = cuda::LaunchGatherReduce(combine, stream.handle);
-          return cuda::FromCuda(error, "fused tile");
-        });
+    const cuda::FusedForwardLaunch launch = Launch(tile, counters);
+    const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows(), spreads = !fp8_rows && !cuda::ShapeOf(tile).gathers;
+    timer.Report({.op = "fused tile",
+                  .shape = std::string(l_.name) + " " + kTileNames[static_cast<int>(tile)] +
+                           (weights_.packed ? " packed" : "") + routing_.name,
+                  .rows = n_,
+                  .bytes = weights_.expert_bytes * hit() + 4.0 * n_ * l_.d,
+                  .flops = 6.0 * slots() * l_.f * l_.d},
+                 kReadBandwidth, [&](cuda::Stream stream) {
+                   int error = cuda::LaunchExpertSort(sort, stream.handle);
+                   if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(Quantise(), stream.handle);
+                   if (error == 0 && spreads) error = cuda::LaunchSpreadRows(Spread(), stream.handle);
+                   if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
+                   if (error == 0) error = cuda::LaunchGatherReduce(Combine(), stream.handle);
+                   return cuda::FromCuda(error, "fused tile");
+                 });
+  }
+
+ private:
+  cuda::SpreadRowsLaunch Spread() const {
+    return {.n = n_,
+            .d = l_.d,
+            .k = l_.k,
+            .vectorised = true,
+            .from = rows_.data(),
+            .slot_row = positions_.data(),
+            .to = by_position_.data()};
+  }
+  cuda::QuantiseRowsLaunch Quantise() const {
+    return {.n = n_, .d = l_.d, .from = rows_.data(), .codes = by_position_.data(), .scales = row_scales_.data()};
+  }
+  cuda::FusedForwardLaunch Launch(cuda::FusedTileId tile, const DeviceArray<std::int32_t>& counters) const {
+    const cuda::FusedTile& shape = cuda::ShapeOf(tile);
+    return {.positions = slots(),
+            .experts = l_.e,
+            .d = l_.d,
+            .f = l_.f,
+            .weights = weights_.code,
+            .tile = tile,
+            .blocks = cuda::CurrentDevice()->multiprocessors,
+            .tokens = cuda::UnitTokens(n_),
+            .offsets = offsets_.data(),
+            .sorted_slots = sorted_.data(),
+            .rows = shape.gathers && !shape.fp8_rows() ? rows_.data() : by_position_.data(),
+            .rows_divisor = static_cast<int>(l_.k),
+            .row_scales = row_scales_.data(),
+            .row_scale_pitch = n_,
+            .packed = weights_.packed,
+            .gate_up = weights_.gate_up,
+            .down = weights_.down,
+            .hidden = hidden_.data(),
+            .hidden_scales = hidden_scales_.data(),
+            .slots = results_.data(),
+            .counters = counters.data()};
+  }
+  cuda::GatherReduceLaunch Combine() const {
+    return {.n = n_,
+            .d = l_.d,
+            .k = l_.k,
+            .vectorised = true,
+            .expert_out = results_.data(),
+            .slot_row = positions_.data(),
+            .weights = slot_weights_.data(),
+            .out = out_.data(),
+            .early = true};
+  }
+
+  const Layer& l_;
+  const FusedWeights& weights_;
+  const Routing& routing_;
+  const std::int64_t n_;
+  const std::vector<std::int32_t> host_ids_;
+  const DeviceArray<std::int32_t> ids_{host_ids_}, counts_{l_.e}, offsets_{l_.e + 1}, sorted_{slots()},
+      positions_{slots()};
+  const DeviceArray<float> slot_weights_{RandomWeights(slots())};
+  const DeviceArray<std::byte> rows_ = RandomBf16(n_ * l_.d * 2, 1.0f), out_{n_ * l_.d * 2},
+                               hidden_{slots() * l_.f * 2}, results_{slots() * l_.d * 2},
+                               by_position_{slots() * l_.d * 2};
+  const DeviceArray<float> row_scales_{slots() * cuda::PackedSteps(l_.d)},
+      hidden_scales_{slots() * cuda::PackedSteps(l_.f)};
+};
+
+// With each tile that may be worth a look.
+void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::int64_t n) {
+  const FusedCell cell(l, weights, n, kEven);
+  const std::int64_t per_expert = cuda::CeilDiv(cell.slots(), cell.hit());
+  for (int id = 0; id < static_cast<int>(std::size(cuda::kFusedTiles)); ++id) {
+    const auto tile = static_cast<cuda::FusedTileId>(id);
+    const cuda::FusedTile& shape = cuda::ShapeOf(tile);
+    if (shape.weights_code != weights.code) continue;
+    if (shape.streams() && cell.slots() > 64) continue;
+    const bool many = shape.tokens > 64;
+    if (many ? per_expert < 32 : per_expert > shape.tokens * 2) continue;
+    cell.Report(timer, tile);
   }
 }
 
@@ -178,14 +227,29 @@ void RunFp8RowCells(Timer& timer) {
   for (const Layer& layer : kFp8Layers) CodeTiles(timer, layer, cuda::WeightCode::kFp8Both);
 }
 
+// Random numbers stay random numbers when they are read as packed.
+FusedWeights Bf16Weights(const Layer& l, const Weights& weights, bool packed) {
+  return {cuda::WeightCode::kBF16, packed, weights.gate_up.data(), weights.down.data(),
+          6.0 * static_cast<double>(l.f * l.d)};
+}
+
 void RunFusedTileCells(Timer& timer, const std::vector<Layer>& layers) {
   for (const Layer& layer : layers) {
     const Weights weights(layer);
-    // Random numbers stay random numbers when they are read as packed.
     for (const bool packed : {false, true}) {
-      const FusedWeights fused = {cuda::WeightCode::kBF16, packed, weights.gate_up.data(), weights.down.data(),
-                                  6.0 * static_cast<double>(layer.f * layer.d)};
-      for (const std::int64_t n : kRows) FusedTiles(timer, layer, fused, n);
+      for (const std::int64_t n : kRows) FusedTiles(timer, layer, Bf16Weights(layer, weights, packed), n);
+    }
+  }
+}
+
+void RunSkewCells(Timer& timer, const std::vector<Layer>& layers) {
+  for (const Layer& layer : layers) {
+    const Weights weights(layer);
+    const FusedWeights packed = Bf16Weights(layer, weights, true);
+    for (const std::int64_t n : kRows) {
+      const cuda::FusedTileId tile = cuda::ChooseFusedTile({n * layer.k, layer.e, layer.d, layer.f});
+      FusedCell(layer, packed, n, kEven).Report(timer, tile);
+      for (const Routing& routing : kSkewed) FusedCell(layer, packed, n, routing).Report(timer, tile);
     }
   }
 }

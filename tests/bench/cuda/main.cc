@@ -1,6 +1,6 @@
 // Speed of the CUDA operations on the current device: one line a cell, and JSON with --json FILE.
-// usage: cuda_ops_bench [routing] [rows] [gemm] [tiles] [codes] [fp8rows] [backward] [batched] [LAYER...] [--json FILE]
-// (no name: all)
+// usage: cuda_ops_bench [routing] [rows] [gemm] [tiles] [skew] [codes] [fp8rows] [backward] [batched] [LAYER...]
+// [--json FILE] (no name: all)
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -58,6 +58,7 @@ int Main(int argc, char** argv) {
   if (wants("rows")) RunRowCells(timer);
   if (wants("gemm")) RunGemmCells(timer, layers);
   if (wants("tiles")) RunFusedTileCells(timer, layers);
+  if (wants("skew")) RunSkewCells(timer, layers);
   if (wants("codes")) RunCodeTileCells(timer);
   if (wants("fp8rows")) RunFp8RowCells(timer);
   if (wants("backward")) RunBackwardCells(timer, layers);
