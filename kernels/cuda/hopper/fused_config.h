@@ -95,9 +95,11 @@ constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static
 
 // What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
 inline constexpr int kWorkRing = 4, kWorkItemBytes = 24, kStoredBarriers = 2 * kWorkRing;
-constexpr int FusedBookBytes(const FusedTile& tile, std::int64_t experts) {
-  const int barriers = (2 * tile.stages + kStoredBarriers + 2 * kWorkRing) * 8;
-  return kWorkRing * kWorkItemBytes + barriers + static_cast<int>(experts + 1) * 4;
+constexpr int FusedBarriers(const FusedTile& tile) { return 2 * tile.stages + kStoredBarriers + 2 * kWorkRing; }
+// All but the lines of results; the ring wants to begin at a multiple of 1024.
+constexpr int FusedFixedBytes(const FusedTile& tile, std::int64_t experts) {
+  return 1024 + tile.stages * tile.stage_bytes() + kWorkRing * kWorkItemBytes + FusedBarriers(tile) * 8 +
+         static_cast<int>(experts + 1) * 4;
 }
 
 // Results on their way from registers to memory: each warpgroup has lines of 64 features for some tokens at once,
@@ -108,7 +110,7 @@ inline constexpr int kQuantisedPitch = 128 * 2 + 16;
 static_assert(kQuantisedPitch <= 2 * kStagedPitch);
 constexpr int StagedTokens(const FusedTile& tile) {
   constexpr int kMost = 64;
-  const int room = 227 * 1024 - 128 - 1024 - tile.stages * tile.stage_bytes() - FusedBookBytes(tile, kFusedMaxExperts);
+  const int room = kMostSharedBytes - 128 - FusedFixedBytes(tile, kFusedMaxExperts);
   return std::min({room / (tile.groups * kStagedPitch) / 16 * 16, tile.tokens, kMost});
 }
 constexpr int StagedBytes(const FusedTile& tile) { return tile.groups * StagedTokens(tile) * kStagedPitch; }
@@ -124,7 +126,7 @@ static_assert([] {
 }());
 
 constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
-  return 1024 + tile.stages * tile.stage_bytes() + StagedBytes(tile) + FusedBookBytes(tile, experts);
+  return FusedFixedBytes(tile, experts) + StagedBytes(tile);
 }
 
 // Few, some or many (0, 1, 2) by the rows that an expert gets if routing is even.

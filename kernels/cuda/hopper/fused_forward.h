@@ -24,8 +24,8 @@ struct FusedForwardLaunch {
 
   const std::int32_t* offsets = nullptr;       // [experts + 1]
   const std::int32_t* sorted_slots = nullptr;  // [positions]
-  // Tiles that gather: the row of a position is sorted_slots[position] / rows_divisor of
-  // `rows` [*, d]. Others: `rows` [positions, d] has the row of each position.
+  // Tiles that gather: the row of a position is sorted_slots[position] / rows_divisor of `rows` [*, d]. Others: `rows`
+  // [positions, d] has the row of each position.
   const void* rows = nullptr;
   int rows_divisor = 1;
   const float* row_scales = nullptr;  // of e4m3: [lines of d, row_scale_pitch]

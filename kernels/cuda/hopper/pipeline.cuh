@@ -47,7 +47,7 @@ struct FusedShared {
     ring = at;
     at += kWorkRing * kWorkItemBytes;
     barriers = SharedAddress(at);
-    starts = reinterpret_cast<std::int32_t*>(at + (2 * kTile.stages + kStoredBarriers + 2 * kWorkRing) * 8);
+    starts = reinterpret_cast<std::int32_t*>(at + FusedBarriers(kTile) * 8);
   }
 
   __device__ std::uint32_t Weights(int stage) const { return stages + stage * kTile.stage_bytes(); }

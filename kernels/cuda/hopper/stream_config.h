@@ -35,6 +35,9 @@ struct StreamShape {
   constexpr int stages() const { return 216 * 1024 / (warps() * stage_bytes()); }
 };
 
+// What a block may have on Hopper.
+inline constexpr int kMostSharedBytes = 227 * 1024;
+
 // What a block holds beside its rings: token tiles, addresses of token rows, where experts' tiles begin, units on their
 // way of each warp, shares drawn.
 inline constexpr int kUnitRing = 16;  // more than a ring has stages
@@ -62,7 +65,8 @@ static_assert([] {
     for (const int tokens : {2, kUnitTokens}) {
       const StreamShape shape = {code, tokens};
       if (shape.stages() < 2 || shape.stages() >= kUnitRing) return false;
-      if (StreamSharedBytes(shape, StreamTables(shape.warps(), kStreamPositions, 1024, 256)) > 227 * 1024) return false;
+      if (StreamSharedBytes(shape, StreamTables(shape.warps(), kStreamPositions, 1024, 256)) > kMostSharedBytes)
+        return false;
     }
   }
   return true;
