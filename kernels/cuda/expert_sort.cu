@@ -75,12 +75,20 @@ __device__ int ScanWarps(const ExpertSortLaunch& launch, const Shared& shared, s
 // A bin's slots in the blocks before this one, and in all.
 __device__ Sums ScanBlocks(const ExpertSortLaunch& launch, std::int64_t bin, int own) {
   if (launch.block_counts == nullptr) return {0, own};
+  constexpr int kTogether = 32;  // loads on their way
   Sums sums = {0, 0};
-#pragma unroll 32
-  for (int block = 0; block < launch.config.blocks; ++block) {
-    const int count = launch.block_counts[block * launch.bins + bin];
-    sums.before += block < blockIdx.x ? count : 0;
-    sums.total += count;
+#pragma unroll 1
+  for (int first = 0; first < launch.config.blocks; first += kTogether) {
+    int count[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      count[i] = first + i < launch.config.blocks ? launch.block_counts[(first + i) * launch.bins + bin] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      sums.before += first + i < blockIdx.x ? count[i] : 0;
+      sums.total += count[i];
+    }
   }
   return sums;
 }
@@ -193,7 +201,7 @@ __global__ void __launch_bounds__(kSortThreads, 1) PlaceKernel(const __grid_cons
 int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream_handle) {
   const auto stream = static_cast<cudaStream_t>(stream_handle);
   if (launch.slots <= kCountedSlots && launch.bins <= kFewBins && launch.block == 1 && launch.capacity < 0 &&
-      launch.block_experts == nullptr) {
+      launch.block_experts == nullptr && launch.ids_per_bin == 1) {
     return LaunchExpertSortCounted(launch, stream_handle);
   }
   if (launch.config.few) return LaunchExpertSortFew(launch, stream_handle);
@@ -203,7 +211,7 @@ int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream_handle) {
   const int error =
       cudaFuncSetAttribute(PlaceKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.config.shared_bytes);
   if (error != cudaSuccess) return error;
-  if (launch.early && launch.block_counts != nullptr) {
+  if (launch.block_counts != nullptr && OnHopper()) {
     return LaunchEarly(PlaceKernel, launch.config.blocks, kSortThreads, launch.config.shared_bytes, stream, launch);
   }
   PlaceKernel<<<launch.config.blocks, kSortThreads, launch.config.shared_bytes, stream>>>(launch);

@@ -30,8 +30,6 @@ struct ExpertSortLaunch {
   std::int64_t capacity = -1;
   std::int32_t* overflow = nullptr;  // [1] slots over capacity; null in the sorted layout
 
-  bool early = false;  // on Hopper: the second kernel starts while the first counts
-
   // Set to zero on the way, for the kernel that follows.
   std::int32_t* cleared = nullptr;  // [cleared_count]
   std::int64_t cleared_count = 0;
@@ -45,7 +43,8 @@ ExpertSortLaunch PlanSort(std::int64_t slots, std::int64_t bins, Scratch& scratc
   return launch;
 }
 
-// Enqueues one kernel, or two where config.blocks > 1, on `stream` (a cudaStream_t); the answer is a cudaError_t.
+// Enqueues one kernel, or two where config.blocks > 1, the second of which starts early where it can, on `stream` (a
+// cudaStream_t); the answer is a cudaError_t.
 int LaunchExpertSort(const ExpertSortLaunch& launch, void* stream);
 // The parts of it: for config.few; for up to kCountedSlots slots, kFewBins bins and neither padding nor capacity.
 int LaunchExpertSortFew(const ExpertSortLaunch& launch, void* stream);

@@ -23,8 +23,10 @@ inline constexpr std::int64_t kSlotsPerBlock = 1024;
 // Up to these, the kernel of few slots: counters of 16 bits for each warp and bin, a bin a thread, and the part of the
 // sorted array that one block puts together in shared memory.
 inline constexpr std::int64_t kFewSlots = kSortThreads, kFewBins = 512, kFewRange = 2048;
-// Up to these and kFewBins, without padding: every thread counts the slots before its own.
-inline constexpr std::int64_t kCountedSlots = 128;
+// Up to these and kFewBins, without padding: a slot's position is counted, two at once, and so is where each bin
+// begins.
+inline constexpr std::int64_t kCountedSlots = 2048;
+inline constexpr int kCountingThreads = 256;
 // Every block adds up the counts of all blocks, so there must not be too many.
 inline constexpr int kMaxSortBlocks = 128;
 // A counter for each warp and bin; what remains of 99 KiB (the least of any device from sm_80) holds two bin arrays.
@@ -43,6 +45,16 @@ constexpr ExpertSortConfig ChooseExpertSort(std::int64_t slots, std::int64_t bin
   config.slots_per_warp = CeilDiv(CeilDiv(slots_per_block, config.warps), 32) * 32;
   config.shared_bytes = static_cast<int>((config.warps * bins + 2 * bins + 1) * 4);
   return config;
+}
+
+// Lanes that count together, a power of two: each looks at some 64 slots, or 128 where there are many.
+constexpr int CountingLanes(std::int64_t slots) {
+  int lanes = 1;
+  while (lanes < 32 && lanes * 64 < slots) lanes *= 2;
+  return lanes;
+}
+constexpr int CountingBlocks(std::int64_t slots, std::int64_t bins) {
+  return static_cast<int>(CeilDiv((CeilDiv(slots, 2) + bins) * CountingLanes(slots), kCountingThreads));
 }
 
 // Bytes of shared memory of the kernel of few slots: at most 54 KiB.

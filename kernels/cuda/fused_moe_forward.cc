@@ -25,7 +25,6 @@ struct ForwardPlan {
   std::byte* hidden = nullptr;           // [S, F]
   std::byte* expert_out = nullptr;       // [S, D]
   std::int32_t* counters = nullptr;      // of the fused kernel
-  bool by_position = false;              // spread has a slot's row at its position, for kernels that do not gather
 };
 
 // `fused`: for Hopper's kernel, which has no gate_up in memory.
@@ -37,8 +36,7 @@ ForwardPlan Plan(const FusedMoeForwardArgs& args, bool fused, Scratch& scratch) 
   plan.sorted_slots = scratch.Take<std::int32_t>(slots);
   plan.positions = scratch.Take<std::int32_t>(slots);
   const FusedWork work = {slots, args.e, args.d, args.f};
-  plan.by_position = fused && !ShapeOf(ChooseFusedTile(work)).gathers;
-  if (args.weight_on_input || plan.by_position) plan.spread = scratch.Take<std::byte>(slots * args.d * size);
+  if (args.weight_on_input) plan.spread = scratch.Take<std::byte>(slots * args.d * size);
   if (fused) {
     plan.sort.cleared_count = FusedCounters(work);
     plan.counters = plan.sort.cleared = scratch.Take<std::int32_t>(plan.sort.cleared_count);
@@ -69,8 +67,7 @@ absl::Status SpreadRows(const FusedMoeForwardArgs& args, const ForwardPlan& plan
       .element = element,
       .vectorised = args.d % VectorElements(element) == 0 && Aligned16({args.rows, plan.spread}),
       .from = args.rows,
-      .slot_row = plan.by_position ? plan.positions : nullptr,
-      .weights = args.weight_on_input ? args.weights : nullptr,
+      .weights = args.weights,
       .to = plan.spread};
   return FromCuda(LaunchSpreadRows(spread, stream.handle), "fused_moe_forward: rows of slots");
 }

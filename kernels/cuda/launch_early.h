@@ -6,6 +6,13 @@
 
 namespace expertd::cuda {
 
+// Whether the current device is one of those that kernels of sm_90a run on.
+inline bool OnHopper() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
+}
+
 // Answers a cudaError_t.
 template <typename... Parameters, typename... Arguments>
 int LaunchEarly(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, int shared_bytes, cudaStream_t stream,

@@ -126,7 +126,6 @@ absl::Status FusedRoutingScatter(const FusedRoutingScatterArgs& args, Workspace 
                              .counts = args.counts,
                              .sorted = true};
   if (absl::Status status = ChooseHeld(spread); !status.ok()) return status;
-  sort.early = spread.held.blocks > 0;
   return FromCuda(EnqueueSortAndSpread(sort, spread, stream), "fused_routing_scatter");
 }
 
@@ -173,7 +172,6 @@ absl::Status FusedDispatchPack(const FusedDispatchPackArgs& args, Workspace work
                              .to = args.packed,
                              .sorted = true};
   if (absl::Status status = ChooseHeld(spread); !status.ok()) return status;
-  plan.sort.early = spread.held.blocks > 0;
   return FromCuda(EnqueueSortAndSpread(plan.sort, spread, stream), "fused_dispatch_pack");
 }
 

@@ -144,7 +144,7 @@ TEST_F(EngineGpuTest, ARowOfAPackedLayerHasTheSameBitsInEveryTile) {
     cuda::WeightCode code;
     std::size_t tiles, small_tiles;  // that the counts of rows lead to
   };
-  const Format formats[] = {{WeightFormat::kBF16, cuda::WeightCode::kBF16, 5, 4},
+  const Format formats[] = {{WeightFormat::kBF16, cuda::WeightCode::kBF16, 3, 3},
                             {WeightFormat::kFp8Block128, cuda::WeightCode::kFp8, 4, 4},
                             {WeightFormat::kMxfp4, cuda::WeightCode::kMxfp4, 4, 3}};
   for (const auto& [format, code, all_tiles, small_tiles] : formats) {

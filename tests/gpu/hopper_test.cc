@@ -1,6 +1,7 @@
 // Hopper's fused kernel: every tile and every width against the double reference, and bit for bit against each other.
 #include <algorithm>
 #include <iterator>
+#include <numeric>
 #include <set>
 
 #include "kernels/cuda/hopper/fused_config.h"
@@ -58,23 +59,39 @@ TEST_F(HopperTest, ManyRowsAreTheReference) {
   }
 }
 
-// One expert for all rows: its rows take every width of every tile, whole and in parts.
-TEST_F(HopperTest, ARowHasTheSameBitsInEveryTile) {
-  std::set<cuda::FusedTileId> tiles;
-  const std::int64_t rows = SmallTests() ? 110 : 1025;
-  const MoeLayer all({.n = rows, .d = 512, .e = 2, .k = 1, .f = 512});
+// The last `n` rows of a layer alone, for each of `counts`, have the bits that they have among all. Adds the tiles that
+// these take.
+void ExpectSameBits(const MoeLayer& all, const std::vector<std::int64_t>& counts, std::set<cuda::FusedTileId>& tiles) {
   DeviceMoeLayer device(all);
   const std::vector<std::byte> want = device.Run();
   const std::int64_t row_bytes = all.sizes.d * 2;
-  std::vector<std::int64_t> counts = {511, 512, 513, 1024};
-  if (SmallTests()) counts = {1, 18, 40, 100};
-  for (std::int64_t n = 1; n <= 300 && !SmallTests(); ++n) counts.push_back(n);
   for (const std::int64_t n : counts) {
-    tiles.insert(cuda::ChooseFusedTile({n, 2, 512, 512}));
-    const std::vector<std::byte> got = device.Run(rows - n, n);
+    tiles.insert(cuda::ChooseFusedTile({n * all.sizes.k, all.sizes.e, all.sizes.d, all.sizes.f}));
+    const std::vector<std::byte> got = device.Run(all.sizes.n - n, n);
     ASSERT_TRUE(std::equal(got.begin(), got.end(), want.end() - n * row_bytes)) << n << " rows";
   }
-  EXPECT_EQ(tiles.size(), SmallTests() ? 4u : 5u);
+}
+std::vector<std::int64_t> Counts(std::int64_t last) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(last));
+  std::iota(counts.begin(), counts.end(), 1);
+  return counts;
+}
+
+// Few experts, whose rows take every width of every tile, whole and in parts.
+TEST_F(HopperTest, ARowHasTheSameBitsInEveryTile) {
+  std::set<cuda::FusedTileId> tiles;
+  std::vector<std::int64_t> counts = SmallTests() ? std::vector<std::int64_t>{1, 18, 40, 100} : Counts(300);
+  if (!SmallTests()) counts.insert(counts.end(), {511, 512, 513, 1024});
+  ExpectSameBits(MoeLayer({.n = SmallTests() ? 110 : 1025, .d = 512, .e = 2, .k = 1, .f = 512}), counts, tiles);
+  EXPECT_EQ(tiles.size(), 3u);
+}
+
+// Many experts, whose few rows take tiles of many.
+TEST_F(HopperTest, ARowHasTheSameBitsAmongManyExperts) {
+  std::set<cuda::FusedTileId> tiles;
+  const std::vector<std::int64_t> counts = SmallTests() ? std::vector<std::int64_t>{1, 10, 40} : Counts(80);
+  ExpectSameBits(MoeLayer({.n = 85, .d = 576, .e = 128, .k = 6, .f = 320}), counts, tiles);
+  EXPECT_TRUE(tiles.contains(cuda::FusedTileId::kSome) && tiles.contains(cuda::FusedTileId::kMany));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// moe_align_block_size, fused_routing_scatter, fused_dispatch_pack: exact, so compared byte for byte.
+// moe_align_block_size, a layer's maps, fused_routing_scatter, fused_dispatch_pack: exact, so compared byte for byte.
 #include <algorithm>
 
+#include "kernels/cuda/expert_sort.h"
 #include "tests/gpu/gpu_test.h"
 
 namespace expertd::testing {
@@ -47,6 +48,62 @@ TEST_F(SortGpuTest, AlignOfUnevenIds) {
     ExpectAlign(Ids(slots, -1), 256, 128);
     ExpectAlign(RoutedIds(slots, 256, 1, 1.2), 256, 16);
     ExpectAlign(RoutedIds(slots / 16, 4096, 1), 4096, 8);
+  }
+}
+
+// The maps of a layer: nothing padded, slots without an expert last.
+void ExpectMaps(const Ids& ids, std::int64_t e) {
+  MoeAlignBlockSizeArgs args = {.slots = static_cast<std::int64_t>(ids.size()), .e = e, .block = 1};
+  const std::int64_t padded = PaddedSlots(args.slots, e, 1);
+  Ids counts(e), offsets(e + 1), sorted(padded), experts(padded), positions(ids.size(), -1);
+  args.ids = ids.data(), args.counts = counts.data(), args.offsets = offsets.data();
+  args.sorted_slots = sorted.data(), args.block_experts = experts.data();
+  EXPERTD_ASSERT_OK(reference::MoeAlignBlockSize(args));
+  for (std::size_t at = 0; at < ids.size(); ++at) {
+    if (sorted[at] >= 0) positions[sorted[at]] = static_cast<std::int32_t>(at);
+  }
+
+  const DeviceArray<std::int32_t> device_ids(ids), device_counts(e), device_offsets(e + 1), device_sorted(args.slots),
+      device_positions(args.slots), cleared(Ids(1000, 7));
+  cuda::Scratch sizes;
+  cuda::PlanSort(args.slots, e, sizes);
+  const DeviceArray<std::byte> memory(sizes.used() + 256);
+  cuda::Scratch scratch(memory.data());
+  cuda::ExpertSortLaunch sort = cuda::PlanSort(args.slots, e, scratch);
+  sort.ids = device_ids.data(), sort.counts = device_counts.data(), sort.offsets = device_offsets.data();
+  sort.sorted_slots = device_sorted.data(), sort.positions = device_positions.data();
+  sort.cleared = cleared.data(), sort.cleared_count = 1000;
+  ASSERT_EQ(cuda::LaunchExpertSort(sort, nullptr), 0);
+  EXPECT_EQ(device_counts.Host(), counts);
+  EXPECT_EQ(device_offsets.Host(), offsets);
+  sorted.resize(ids.size());
+  EXPECT_EQ(device_sorted.Host(), sorted);
+  EXPECT_EQ(device_positions.Host(), positions);
+  EXPECT_EQ(cleared.Host(), Ids(1000, 0));
+}
+
+TEST_F(SortGpuTest, MapsAreTheReferenceAtEverySize) {
+  for (const std::int64_t e : Cases<std::int64_t>({1, 2, 60, 128, 512, 513}, {60})) {
+    for (const std::int64_t k : Cases<std::int64_t>({1, 2, 8}, {2})) {
+      if (k > e) continue;
+      for (const std::int64_t n : Cases<std::int64_t>(
+               {1,   2,   7,   8,    9,    31,   32,   33,   64,   65,   127,  128,  129,  255,   256,  257,
+                511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, 8191, 8192, 16384, 16385},
+               {1, 33, 520, 2100})) {
+        SCOPED_TRACE("N " + std::to_string(n) + " E " + std::to_string(e) + " K " + std::to_string(k));
+        ExpectMaps(TestIds(n, e, k, n % 2 == 1), e);
+      }
+    }
+  }
+}
+
+TEST_F(SortGpuTest, MapsOfUnevenIds) {
+  for (const std::int64_t slots : Cases<std::int64_t>({1, 64, 1000, 4096, 4097, 16384, 16385}, {1000, 4097})) {
+    SCOPED_TRACE(slots);
+    ExpectMaps(Ids(slots, 5), 256);
+    ExpectMaps(Ids(slots, 255), 256);
+    ExpectMaps(Ids(slots, -1), 256);
+    ExpectMaps(RoutedIds(slots, 256, 1, 1.2), 256);
   }
 }
 

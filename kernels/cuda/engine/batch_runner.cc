@@ -248,7 +248,6 @@ absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk,
                            .x = memory.x,
                            .on_input = layer.spec().routing.weight_on_input ? memory.weights : nullptr,
                            .sorted_slots = memory.sort.sorted_slots,
-                           .slot_position = memory.sort.positions,
                            .offsets = memory.sort.offsets};
   if (!layer.batched() || !BatchedExperts::Multiplies(experts, chunk.dtype)) return RunChain(work, stream());
   status = SpreadChainRows(work, stream());
@@ -279,7 +278,6 @@ absl::Status BatchRunner::RunShared(const CudaLayer& layer, const Chunk& chunk, 
                    .positions = chunk.shared_rows,
                    .x = memory.x,
                    .sorted_slots = memory.control.shared_list,
-                   .slot_position = memory.control.shared_row,
                    .offsets = memory.control.shared_offsets},
                   stream());
 }

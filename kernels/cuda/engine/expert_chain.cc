@@ -138,15 +138,10 @@ ExpertChain PlaceChain(std::int64_t n, std::int64_t positions, const DeviceExper
   ExpertChain chain;
   chain.fused = ChainCounters(positions, experts, dtype) > 0;
   chain.counters = counters;
-  if (chain.fused) {
-    chain.by_position = !ShapeOf(ChooseFusedTile(WorkOf(positions, experts))).gathers;
-  } else {
-    chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
-  }
-  const bool spreads = on_input || chain.by_position;
-  if (spreads) chain.spread = scratch.Take<std::byte>(positions * experts.d * size);
+  if (!chain.fused) chain.gate_up = scratch.Take<float>(positions * 2 * experts.f);
+  if (on_input) chain.spread = scratch.Take<std::byte>(positions * experts.d * size);
   if (chain.fused && experts.fp8_rows()) {
-    chain.coded_rows = spreads ? positions : n;
+    chain.coded_rows = on_input ? positions : n;
     chain.codes = scratch.Take<std::byte>(chain.coded_rows * Fp8RowBytes(experts.d));
     chain.code_scales = scratch.Take<float>(chain.coded_rows * PackedSteps(experts.d));
     chain.hidden_scales = scratch.Take<float>(positions * PackedSteps(experts.f));
@@ -167,7 +162,6 @@ absl::Status SpreadChainRows(const ExpertWork& work, Stream stream) {
                                    .element = element,
                                    .vectorised = work.experts.d % VectorElements(element) == 0,
                                    .from = work.x,
-                                   .slot_row = work.chain.by_position ? work.slot_position : nullptr,
                                    .weights = work.on_input,
                                    .to = work.chain.spread};
   return FromCuda(LaunchSpreadRows(spread, stream.handle), "rows of slots");

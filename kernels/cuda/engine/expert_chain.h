@@ -15,8 +15,7 @@ namespace expertd::cuda {
 // Buffers in the workspace; those that a chain does without are null.
 struct ExpertChain {
   float* gate_up = nullptr;     // [positions, 2F]  rounding starts after the activation
-  std::byte* spread = nullptr;  // [slots, D]       rows of slots, where a kernel cannot take them where they lie
-  bool by_position = false;     // spread has a slot's row at its position, else at the slot
+  std::byte* spread = nullptr;  // [slots, D]       rows of slots, where weights multiply them
   bool fused = false;
   std::int32_t* counters = nullptr;  // [ChainCounters()], zero when the chain runs
   // Rows that are quantised, those of `spread` or else of x; then hidden is [positions, Fp8RowBytes(F)].
@@ -43,7 +42,6 @@ struct ExpertWork {
   const std::byte* x = nullptr;                 // [n, D]
   const float* on_input = nullptr;              // [n, k] weights that multiply the rows, or null
   const std::int32_t* sorted_slots = nullptr;   // [positions]
-  const std::int32_t* slot_position = nullptr;  // [n, k], -1: none
   const std::int32_t* offsets = nullptr;        // [experts + 1]
 };
 // Enqueues what chain.spread needs; nothing where it is null.

@@ -68,16 +68,13 @@ __device__ __forceinline__ void ConsumeTile(const FusedForwardLaunch& launch, co
   const bool up = item.phase == Phase::kUp;
   float sums[kTile.blocks][kTokens / 2] = {};
   if constexpr (kTile.fp8_rows()) {
-    MultiplyFp8<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), StepsOf<kId>(launch, item.phase), walk,
-                              place, sums);
+    MultiplyFp8<kId, kTokens>(shared, launch.gathers(up), StepsOf<kId>(launch, item.phase), walk, place, sums);
   } else if constexpr (kTile.decodes() && kTokens <= kFewTokens) {
     MultiplyCodesOfFew<kId, kTokens>(shared, LinesOf<kId>(launch, item.phase), walk, place, sums[0]);
   } else if constexpr (kTile.decodes()) {
-    MultiplyCodes<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), LinesOf<kId>(launch, item.phase), walk,
-                                place, sums[0]);
+    MultiplyCodes<kId, kTokens>(shared, launch.gathers(up), LinesOf<kId>(launch, item.phase), walk, place, sums[0]);
   } else {
-    MultiplySteps<kId, kTokens>(shared, kTile.gathers && launch.gathers(up), StepsOf<kId>(launch, item.phase), walk,
-                                place.group, sums);
+    MultiplySteps<kId, kTokens>(shared, launch.gathers(up), StepsOf<kId>(launch, item.phase), walk, place.group, sums);
   }
 
   if (up) {

@@ -18,11 +18,10 @@ inline constexpr int kFusedLineK = 64;              // of K, of a token row: wha
 inline constexpr int kFusedLine = kFusedLineK * 2;  // bytes
 inline constexpr int kFusedMaxExperts = 1024;
 
-// Each of `groups` warpgroups multiplies `blocks` x 64 weight rows. A tile either gathers the first product's
-// rows from where they lie, or wants them beside each other. A stage is a line of K, or two where codes are decoded.
+// Each of `groups` warpgroups multiplies `blocks` x 64 weight rows. A stage is a line of K, or two where codes are
+// decoded.
 struct FusedTile {
   int blocks, tokens, stages;
-  bool gathers;
   WeightCode weights_code = WeightCode::kBF16;
   int groups = 2;
   constexpr bool streams() const { return stages == 0; }  // the kernel of stream_config.h, which has its own
@@ -51,46 +50,38 @@ struct FusedTile {
 };
 
 enum class FusedTileId : std::uint8_t {
-  kFew,
   kSome,
   kMany,
-  kManyInPlace,
   kFewFp8,
   kSomeFp8,
   kManyFp8,
   kFewMxfp4,
   kSomeMxfp4,
   kManyMxfp4,
-  kFewFp8Both,
   kSomeFp8Both,
   kManyFp8Both,
   kStream,
   kStreamFp8,
   kStreamMxfp4
 };
-// Few and some rows an expert: reading weights is the limit, and some 190 KiB of them are in flight on each
-// multiprocessor. Many: the tensor cores are; 256 x 160 sums need few bytes from L2 for a product. They are faster
-// where rows need not be gathered, but some layers do not earn back what bringing rows beside each other costs.
-// Decoding for few rows wants four warpgroups, to keep the arithmetic
-// busy. Codes are decoded for every token tile; the sums of e4m3 are kept twice, without and with scales.
-// With rows of e4m3 a tile has 256 weight rows whatever its tokens: its 128 results of the first product have one
-// scale.
-inline constexpr FusedTile kFusedTiles[] = {{1, 16, 12, true},
-                                            {1, 64, 9, true},
-                                            {2, 160, 4, false},
-                                            {2, 160, 4, true},
-                                            {1, 16, 5, true, WeightCode::kFp8, 4},
-                                            {1, 64, 6, true, WeightCode::kFp8},
-                                            {1, 128, 4, true, WeightCode::kFp8},
-                                            {1, 16, 10, true, WeightCode::kMxfp4, 4},
-                                            {1, 64, 6, true, WeightCode::kMxfp4, 4},
-                                            {1, 128, 5, true, WeightCode::kMxfp4},
-                                            {2, 16, 6, true, WeightCode::kFp8Both},
-                                            {2, 64, 5, true, WeightCode::kFp8Both},
-                                            {2, 128, 4, true, WeightCode::kFp8Both},
-                                            {1, kUnitTokens, 0, true},
-                                            {1, kUnitTokens, 0, true, WeightCode::kFp8},
-                                            {1, kUnitTokens, 0, true, WeightCode::kMxfp4}};
+// Many: 256 x 160 sums need few bytes from L2 for a product, and 128 KiB of weights are in flight on each
+// multiprocessor, enough for few rows too. Some: for experts so few that tiles of 256 weight rows cannot be shared out
+// evenly. Decoding has tiles of its own for few rows, and wants four warpgroups then, to keep the arithmetic busy.
+// Codes are decoded for every token tile; the sums of e4m3 are kept twice, without and with scales. With rows of e4m3 a
+// tile has 256 weight rows whatever its tokens: its 128 results of the first product have one scale.
+inline constexpr FusedTile kFusedTiles[] = {{1, 64, 9},
+                                            {2, 160, 4},
+                                            {1, 16, 5, WeightCode::kFp8, 4},
+                                            {1, 64, 6, WeightCode::kFp8},
+                                            {1, 128, 4, WeightCode::kFp8},
+                                            {1, 16, 10, WeightCode::kMxfp4, 4},
+                                            {1, 64, 6, WeightCode::kMxfp4, 4},
+                                            {1, 128, 5, WeightCode::kMxfp4},
+                                            {2, 64, 5, WeightCode::kFp8Both},
+                                            {2, 128, 4, WeightCode::kFp8Both},
+                                            {1, kUnitTokens, 0},
+                                            {1, kUnitTokens, 0, WeightCode::kFp8},
+                                            {1, kUnitTokens, 0, WeightCode::kMxfp4}};
 constexpr const FusedTile& ShapeOf(FusedTileId tile) { return kFusedTiles[static_cast<int>(tile)]; }
 
 // What the block's warps tell each other: work items, barriers, where each expert's tiles begin.
@@ -120,7 +111,7 @@ static_assert([] {
     if (tile.streams()) continue;
     if (StagedTokens(tile) < 16) return false;
     if (tile.fp8_rows() && tile.row_scales_at() + tile.tokens * 4 > tile.piece_bytes()) return false;
-    if (tile.fp8_rows() && (tile.weights() != 2 * kPackedK || !tile.gathers)) return false;
+    if (tile.fp8_rows() && tile.weights() != 2 * kPackedK) return false;
   }
   return true;
 }());
@@ -129,42 +120,36 @@ constexpr int FusedSharedBytes(const FusedTile& tile, std::int64_t experts) {
   return FusedFixedBytes(tile, experts) + StagedBytes(tile);
 }
 
-// Few, some or many (0, 1, 2) by the rows that an expert gets if routing is even.
-constexpr int FusedTileSize(std::int64_t positions, std::int64_t experts, WeightCode weights) {
-  const std::int64_t rows = CeilDiv(positions, experts);
-  return rows <= 10 ? 0 : rows <= (weights == WeightCode::kMxfp4 ? 128 : 48) ? 1 : 2;
+// Up to so many rows an expert, tiles of few or some.
+inline constexpr std::int64_t kFewRows = 10, kSomeRows = 48, kSomeMxfp4Rows = 128;
+// Of bf16 weights: kMany, unless that would be less than two tiles of the (second) product for each of the 132
+// multiprocessors of a Hopper device.
+constexpr FusedTileId SomeOrMany(std::int64_t positions, std::int64_t experts, std::int64_t out_features) {
+  const std::int64_t tiles =
+      std::min(positions, experts) * CeilDiv(out_features, ShapeOf(FusedTileId::kMany).weights());
+  const bool some = CeilDiv(positions, experts) <= kSomeRows && tiles < 2 * 132;
+  return some ? FusedTileId::kSome : FusedTileId::kMany;
 }
 
 // What the choice of a tile depends on.
 struct FusedWork {
   std::int64_t positions, experts, d, f;
   WeightCode weights = WeightCode::kBF16;
-  // Bringing rows beside each other costs the same whatever the experts' width, and gathering costs for every weight
-  // tile.
-  constexpr bool GathersMany() const { return f <= 1024 && positions <= 256 * experts; }
 };
 constexpr FusedTileId ChooseFusedTile(const FusedWork& work) {
-  const bool streams = work.weights != WeightCode::kFp8Both && Streams(work.positions, 3 * work.d * work.f);
-  const int size = FusedTileSize(work.positions, work.experts, work.weights);
-  const auto sized = [size](FusedTileId few) { return static_cast<FusedTileId>(static_cast<int>(few) + size); };
+  using enum FusedTileId;
+  const bool streams = Streams(work.positions, 3 * work.d * work.f);
+  const std::int64_t rows = CeilDiv(work.positions, work.experts);  // of an expert, if routing is even
   switch (work.weights) {
     case WeightCode::kFp8:
-      return streams ? FusedTileId::kStreamFp8 : sized(FusedTileId::kFewFp8);
+      return streams ? kStreamFp8 : rows <= kFewRows ? kFewFp8 : rows <= kSomeRows ? kSomeFp8 : kManyFp8;
     case WeightCode::kMxfp4:
-      return streams ? FusedTileId::kStreamMxfp4 : sized(FusedTileId::kFewMxfp4);
+      return streams ? kStreamMxfp4 : rows <= kFewRows ? kFewMxfp4 : rows <= kSomeMxfp4Rows ? kSomeMxfp4 : kManyMxfp4;
     case WeightCode::kFp8Both:
-      return sized(FusedTileId::kFewFp8Both);
+      return rows <= kSomeRows ? kSomeFp8Both : kManyFp8Both;
     default:
-      return streams                           ? FusedTileId::kStream
-             : size == 2 && work.GathersMany() ? FusedTileId::kManyInPlace
-                                               : sized(FusedTileId::kFew);
+      return streams ? kStream : SomeOrMany(work.positions, work.experts, work.d);
   }
-}
-
-// For one product alone, which does not earn back what bringing rows beside each other costs.
-constexpr FusedTileId ChooseProductTile(std::int64_t positions, std::int64_t experts, bool gathers) {
-  const int size = FusedTileSize(positions, experts, WeightCode::kBF16);
-  return size == 2 && gathers ? FusedTileId::kManyInPlace : static_cast<FusedTileId>(size);
 }
 
 // An upper bound of the token tiles of all experts.

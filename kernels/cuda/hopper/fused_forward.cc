@@ -28,7 +28,7 @@ absl::Status EnqueueHopperProduct(const GroupedGemmLaunch& product, Stream strea
                                .experts = product.experts,
                                .d = product.out_features,
                                .f = product.in,
-                               .tile = ChooseProductTile(product.positions, product.experts, gathers),
+                               .tile = SomeOrMany(product.positions, product.experts, product.out_features),
                                .blocks = product.blocks,
                                .offsets = product.offsets,
                                .sorted_slots = product.gather,

@@ -16,7 +16,7 @@ namespace expertd::cuda {
 struct FusedForwardLaunch {
   std::int64_t positions = 0, experts = 0, d = 0, f = 0;  // positions: capacity, offsets[experts] of them are used
   WeightCode weights = WeightCode::kBF16;                 // bf16, fp8 (one of two) or mxfp4
-  FusedTileId tile = FusedTileId::kFew;                   // one of these weights
+  FusedTileId tile = FusedTileId::kSome;                  // one of these weights
   Gate gate = Gate::kSilu;
   float limit = 7.0f, alpha = 1.702f;
   int blocks = 1;            // of the grid
@@ -24,8 +24,7 @@ struct FusedForwardLaunch {
 
   const std::int32_t* offsets = nullptr;       // [experts + 1]
   const std::int32_t* sorted_slots = nullptr;  // [positions]
-  // Tiles that gather: the row of a position is sorted_slots[position] / rows_divisor of `rows` [*, d]. Others: `rows`
-  // [positions, d] has the row of each position.
+  // The row of a position is sorted_slots[position] / rows_divisor of `rows` [*, d].
   const void* rows = nullptr;
   int rows_divisor = 1;
   const float* row_scales = nullptr;  // of e4m3: [lines of d, row_scale_pitch]
@@ -43,7 +42,7 @@ struct FusedForwardLaunch {
   std::int32_t* counters = nullptr;  // [FusedCounters()]  zero when the kernel starts
 
   constexpr bool one_product() const { return gate_up == nullptr; }
-  // Whether a tile that gathers does so for this product.
+  // Whether this product gathers its rows.
   constexpr bool gathers(bool first_product) const {
     return sorted_slots != nullptr && (first_product || one_product());
   }

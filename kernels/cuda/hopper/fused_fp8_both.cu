@@ -5,7 +5,7 @@ namespace expertd::cuda {
 template <>
 int LaunchFusedCodes<WeightCode::kFp8Both>(const FusedForwardLaunch& launch, void* stream) {
   using enum FusedTileId;
-  return LaunchOneOf<EveryGate, kFewFp8Both, kSomeFp8Both, kManyFp8Both>(launch, stream);
+  return LaunchOneOf<EveryGate, kSomeFp8Both, kManyFp8Both>(launch, stream);
 }
 
 }  // namespace expertd::cuda

@@ -70,25 +70,20 @@ inline int MakeWeightMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
   return MakeTensorMap<3>(launch.down, {f, d, experts}, {f * 2, f * d * 2}, {kFusedLineK, block_weights, 1}, maps.down);
 }
 
-inline int MakeRowMaps(const FusedForwardLaunch& launch, FusedMaps& maps) {
-  const FusedTile& tile = ShapeOf(launch.tile);  // two codes of e4m3 count as an element
-  const auto d = static_cast<std::uint64_t>(tile.row_lines(launch.d) * kFusedLineK);
-  const auto f = static_cast<std::uint64_t>(tile.row_lines(launch.f) * kFusedLineK);
+inline int MakeRowMap(const FusedForwardLaunch& launch, FusedMaps& maps) {
+  if (launch.hidden == nullptr) return cudaSuccess;
+  // Two codes of e4m3 count as an element.
+  const auto f = static_cast<std::uint64_t>(ShapeOf(launch.tile).row_lines(launch.f) * kFusedLineK);
   const auto positions = static_cast<std::uint64_t>(launch.positions);
-  const int error = launch.hidden == nullptr
-                        ? cudaSuccess
-                        : MakeTensorMap<3>(launch.hidden, {f, positions, 1}, {f * 2, f * positions * 2},
-                                           {kFusedLineK, kHiddenBox, 1}, maps.hidden);
-  if (error != cudaSuccess || tile.gathers) return error;
-  return MakeTensorMap<3>(launch.rows, {d, positions, 1}, {d * 2, d * positions * 2}, {kFusedLineK, kHiddenBox, 1},
-                          maps.rows);
+  return MakeTensorMap<3>(launch.hidden, {f, positions, 1}, {f * 2, f * positions * 2}, {kFusedLineK, kHiddenBox, 1},
+                          maps.hidden);
 }
 
 template <FusedTileId kId, class Known>
 int LaunchFusedTile(const FusedForwardLaunch& launch, cudaStream_t stream) {
   FusedMaps maps;
   int error = launch.packed ? cudaSuccess : MakeWeightMaps(launch, maps);
-  if (error == cudaSuccess) error = MakeRowMaps(launch, maps);
+  if (error == cudaSuccess) error = MakeRowMap(launch, maps);
   if (error != cudaSuccess) return error;
   const auto kernel = FusedForwardKernel<kId, Known>;
   const int shared = FusedSharedBytes(ShapeOf(kId), launch.experts);
@@ -110,7 +105,7 @@ int LaunchOneOf(const FusedForwardLaunch& launch, void* stream) {
 template <Gate kGate>
 int LaunchFusedGate(const FusedForwardLaunch& launch, void* stream) {
   using enum FusedTileId;
-  return LaunchOneOf<Gates<kGate>, kFew, kSome, kMany, kManyInPlace>(launch, stream);
+  return LaunchOneOf<Gates<kGate>, kSome, kMany>(launch, stream);
 }
 
 // Which activation is decided in the kernel: compiling each tile once for each would take long, and costs nothing where

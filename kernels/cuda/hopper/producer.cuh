@@ -1,10 +1,9 @@
 // Fills the stages: one thread brings weights, two warps bring token rows.
 //
-// The first product gathers its rows, 16 bytes a copy, from where they lie (TMA has no gather on this chip); for tiles
-// of many rows, which it would hold up, they were brought beside each other before. Those, and the second product's,
-// come as boxes. A box may reach into the next expert's rows, and lines past the tile's rows may hold what an earlier
-// tile left: neither matters, because a column of the product depends on its own token row alone and columns past the
-// tile's rows are not stored.
+// The first product gathers its rows, 16 bytes a copy, from where they lie (TMA has no gather on this chip); the second
+// product's come as boxes. A box may reach into the next expert's rows, and lines past the tile's rows may hold what an
+// earlier tile left: neither matters, because a column of the product depends on its own token row alone and columns
+// past the tile's rows are not stored.
 #pragma once
 
 #include "kernels/cuda/hopper/pipeline.cuh"
@@ -16,7 +15,6 @@ struct FusedMaps {
   CUtensorMap gate_up;  // [experts, f / 8, half, 8, d]: eight gate rows, then the eight up rows that belong to them
   CUtensorMap down;     // [experts, d, f]
   CUtensorMap hidden;   // [1, positions, f]
-  CUtensorMap rows;     // [1, positions, d]: sorted_rows
 };
 inline constexpr int kHiddenBox = 16;  // lines that one copy of `hidden` brings
 
@@ -269,7 +267,7 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
       AwaitUp(counters, item.token_tile, work.up_tiles());
     }
     if constexpr (kTile.fp8_rows()) scales.Find(launch, item);
-    if (kTile.gathers && launch.gathers(up)) {
+    if (launch.gathers(up)) {
       gathered.Find(launch, item);
       const auto gather = [&]<int kCount>() {
         shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
@@ -284,7 +282,7 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
       for (int line = 0; line < lines; line += kLines) {
         shared.Empty(walk.stage()).Wait(walk.parity() ^ 1);
         if (thread == 0) {
-          BoxesStep(up ? maps.rows : maps.hidden, shared, item, walk.stage(), line, min(kLines, lines - line));
+          BoxesStep(maps.hidden, shared, item, walk.stage(), line, min(kLines, lines - line));
         }
         arrive.template operator()<false>();
       }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "kernels/cuda/engine/batched_rows.h"
+#include "kernels/cuda/expert_sort.h"
 #include "kernels/cuda/host.h"
 #include "tests/gpu/routed_ids.h"
 #include "tests/support/random.h"
@@ -68,6 +69,23 @@ void Align(Timer& timer, std::int64_t n, std::int64_t e) {
   const DeviceWorkspace workspace = DeviceWorkspace::For(args);
   timer.Report({.op = "moe_align_block_size", .shape = Times({n, 8, e}), .rows = n, .bytes = 4.0 * (slots + padded)},
                kCopyBandwidth, [&](cuda::Stream stream) { return cuda::MoeAlignBlockSize(args, workspace, stream); });
+}
+
+// The maps of a layer, for kernels that pad nothing.
+void Maps(Timer& timer, std::int64_t n, std::int64_t e) {
+  const std::int64_t slots = n * 8;
+  const DeviceArray<std::int32_t> ids(testing::RoutedIds(n, e, 8)), counts(e), offsets(e + 1), sorted(slots);
+  const DeviceArray<std::int32_t> positions(slots);
+  cuda::Scratch sizes;
+  cuda::PlanSort(slots, e, sizes);
+  const DeviceArray<std::byte> memory(sizes.used() + 256);
+  cuda::Scratch scratch(memory.data());
+  cuda::ExpertSortLaunch sort = cuda::PlanSort(slots, e, scratch);
+  sort.ids = ids.data(), sort.counts = counts.data(), sort.offsets = offsets.data();
+  sort.sorted_slots = sorted.data(), sort.positions = positions.data();
+  timer.Report(
+      {.op = "maps of a layer", .shape = Times({n, 8, e}), .rows = n, .bytes = 12.0 * slots}, kCopyBandwidth,
+      [&](cuda::Stream stream) { return cuda::FromCuda(cuda::LaunchExpertSort(sort, stream.handle), "maps"); });
 }
 
 // The engine's way into the batched layout, by destination: whole rows in order, each read as often as it is wanted.
@@ -179,6 +197,7 @@ void RunRoutingCells(Timer& timer) {
   for (const std::int64_t n : {1, 8, 64, 4096, 16384}) Topk(timer, "deepseek_v3", kDeepseekV3, n, 256);
   for (const std::int64_t n : {4096, 16384}) Topk(timer, "deepseek_v3", kDeepseekV3, n, 128);
   for (const std::int64_t n : {1, 128, 512, 1024, 8192}) Align(timer, n, 256);
+  for (const std::int64_t n : {1, 8, 32, 128, 512, 2048, 8192}) Maps(timer, n, 128);
 }
 
 void RunRowCells(Timer& timer) {

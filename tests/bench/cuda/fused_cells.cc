@@ -17,10 +17,9 @@ namespace {
 
 using testing::DeviceArray;
 
-constexpr const char* kTileNames[] = {"few",           "some",       "many",         "many in place",
-                                      "few fp8",       "some fp8",   "many fp8",     "few mxfp4",
-                                      "some mxfp4",    "many mxfp4", "few fp8 rows", "some fp8 rows",
-                                      "many fp8 rows", "stream",     "stream fp8",   "stream mxfp4"};
+constexpr const char* kTileNames[] = {"some",      "many",       "few fp8",     "some fp8",      "many fp8",
+                                      "few mxfp4", "some mxfp4", "many mxfp4",  "some fp8 rows", "many fp8 rows",
+                                      "stream",    "stream fp8", "stream mxfp4"};
 
 // A layer's weights on the device, and the bytes of one expert's.
 struct FusedWeights {
@@ -52,7 +51,7 @@ std::vector<float> RandomWeights(std::int64_t slots) {
   return weights;
 }
 
-// A layer's forward of `n` rows: maps, rows to their positions or codes, the fused kernel, the combine.
+// A layer's forward of `n` rows: maps, codes of rows, the fused kernel, the combine.
 class FusedCell {
  public:
   FusedCell(const Layer& l, const FusedWeights& weights, std::int64_t n, const Routing& routing)
@@ -73,7 +72,7 @@ class FusedCell {
     sort.sorted_slots = sorted_.data(), sort.positions = positions_.data();
     sort.cleared = counters.data(), sort.cleared_count = counter_count;
     const cuda::FusedForwardLaunch launch = Launch(tile, counters);
-    const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows(), spreads = !fp8_rows && !cuda::ShapeOf(tile).gathers;
+    const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows();
     timer.Report({.op = "fused tile",
                   .shape = std::string(l_.name) + " " + kTileNames[static_cast<int>(tile)] +
                            (weights_.packed ? " packed" : "") + routing_.name,
@@ -83,7 +82,6 @@ class FusedCell {
                  kReadBandwidth, [&](cuda::Stream stream) {
                    int error = cuda::LaunchExpertSort(sort, stream.handle);
                    if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(Quantise(), stream.handle);
-                   if (error == 0 && spreads) error = cuda::LaunchSpreadRows(Spread(), stream.handle);
                    if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
                    if (error == 0) error = cuda::LaunchGatherReduce(Combine(), stream.handle);
                    return cuda::FromCuda(error, "fused tile");
@@ -91,20 +89,10 @@ class FusedCell {
   }
 
  private:
-  cuda::SpreadRowsLaunch Spread() const {
-    return {.n = n_,
-            .d = l_.d,
-            .k = l_.k,
-            .vectorised = true,
-            .from = rows_.data(),
-            .slot_row = positions_.data(),
-            .to = by_position_.data()};
-  }
   cuda::QuantiseRowsLaunch Quantise() const {
-    return {.n = n_, .d = l_.d, .from = rows_.data(), .codes = by_position_.data(), .scales = row_scales_.data()};
+    return {.n = n_, .d = l_.d, .from = rows_.data(), .codes = codes_.data(), .scales = row_scales_.data()};
   }
   cuda::FusedForwardLaunch Launch(cuda::FusedTileId tile, const DeviceArray<std::int32_t>& counters) const {
-    const cuda::FusedTile& shape = cuda::ShapeOf(tile);
     return {.positions = slots(),
             .experts = l_.e,
             .d = l_.d,
@@ -115,7 +103,7 @@ class FusedCell {
             .tokens = cuda::UnitTokens(n_),
             .offsets = offsets_.data(),
             .sorted_slots = sorted_.data(),
-            .rows = shape.gathers && !shape.fp8_rows() ? rows_.data() : by_position_.data(),
+            .rows = cuda::ShapeOf(tile).fp8_rows() ? codes_.data() : rows_.data(),
             .rows_divisor = static_cast<int>(l_.k),
             .row_scales = row_scales_.data(),
             .row_scale_pitch = n_,
@@ -149,9 +137,8 @@ class FusedCell {
   const DeviceArray<float> slot_weights_{RandomWeights(slots())};
   const DeviceArray<std::byte> rows_ = RandomBf16(n_ * l_.d * 2, 1.0f), out_{n_ * l_.d * 2},
                                hidden_{slots() * l_.f * 2}, results_{slots() * l_.d * 2},
-                               by_position_{slots() * l_.d * 2};
-  const DeviceArray<float> row_scales_{slots() * cuda::PackedSteps(l_.d)},
-      hidden_scales_{slots() * cuda::PackedSteps(l_.f)};
+                               codes_{n_ * cuda::Fp8RowBytes(l_.d)};
+  const DeviceArray<float> row_scales_{n_ * cuda::PackedSteps(l_.d)}, hidden_scales_{slots() * cuda::PackedSteps(l_.f)};
 };
 
 // With each tile that may be worth a look.
@@ -163,8 +150,8 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
     const cuda::FusedTile& shape = cuda::ShapeOf(tile);
     if (shape.weights_code != weights.code) continue;
     if (shape.streams() && cell.slots() > 64) continue;
-    const bool many = shape.tokens > 64;
-    if (many ? per_expert < 32 : per_expert > shape.tokens * 2) continue;
+    if (shape.weights_code != cuda::WeightCode::kBF16 && shape.tokens > 64 && per_expert < 32) continue;
+    if (per_expert > shape.tokens * 2 && shape.tokens <= 64) continue;
     cell.Report(timer, tile);
   }
 }

@@ -29,8 +29,8 @@ constexpr DeviceLimits kA100 = {.multiprocessors = 108, .shared_bytes_per_block 
 constexpr DeviceLimits kL4 = {.multiprocessors = 58, .shared_bytes_per_block = 101376};
 
 TEST(ExpertSortConfigTest, EverySlotBelongsToExactlyOneWarp) {
-  for (const std::int64_t bins : {1, 8, 256, 1024, 4096}) {
-    for (const std::int64_t slots : {0, 1, 32, 33, 4096, 4097, 65536, 1000000, 2147483647}) {
+  for (const std::int64_t bins : {1, 8, 256, 512, 1024, 4096}) {
+    for (const std::int64_t slots : {0, 1, 32, 33, 1025, 4096, 4097, 16384, 65536, 1000000, 2147483647}) {
       const ExpertSortConfig config = ChooseExpertSort(slots, bins);
       EXPECT_GE(config.blocks * config.warps * config.slots_per_warp, slots);
       EXPECT_EQ(config.slots_per_warp % 32, 0);
@@ -71,11 +71,10 @@ TEST(FusedConfigTest, EveryTileFitsAMultiprocessor) {
 
 TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   const auto choose = [](std::int64_t positions, std::int64_t experts, WeightCode weights = WeightCode::kBF16) {
-    return ChooseFusedTile({positions, experts, 4096, 14336, weights});
+    return ChooseFusedTile({positions, experts, 4096, 14336, weights});  // 16 weight tiles of an expert
   };
-  EXPECT_EQ(choose(3, 128), FusedTileId::kFew);
-  EXPECT_EQ(choose(1280, 128), FusedTileId::kFew);
-  EXPECT_EQ(choose(1281, 128), FusedTileId::kSome);
+  EXPECT_EQ(choose(16, 128), FusedTileId::kSome) << "256 weight tiles";
+  EXPECT_EQ(choose(17, 128), FusedTileId::kMany) << "272";
   EXPECT_EQ(choose(48 * 8, 8), FusedTileId::kSome);
   EXPECT_EQ(choose(48 * 8 + 1, 8), FusedTileId::kMany);
   EXPECT_EQ(choose(65536, 128), FusedTileId::kMany);
@@ -87,16 +86,6 @@ TEST(FusedConfigTest, TilesFollowTheRowsOfAnExpert) {
   for (const WeightCode code : {WeightCode::kBF16, WeightCode::kFp8, WeightCode::kFp8Both, WeightCode::kMxfp4}) {
     for (const std::int64_t rows : {1, 3, 11, 49}) EXPECT_EQ(ShapeOf(choose(rows, 1, code)).weights_code, code);
   }
-}
-
-TEST(FusedConfigTest, NarrowExpertsGatherTheirRows) {
-  const auto gathers = [](std::int64_t positions, std::int64_t f) {
-    return ShapeOf(ChooseFusedTile({positions, 64, 2048, f})).gathers;
-  };
-  EXPECT_TRUE(gathers(49 * 64, 1024));
-  EXPECT_TRUE(gathers(256 * 64, 1024));
-  EXPECT_FALSE(gathers(256 * 64 + 1, 1024)) << "many rows";
-  EXPECT_FALSE(gathers(49 * 64, 1088)) << "wide";
 }
 
 TEST(FusedConfigTest, FewRowsStreamWhereTheirWeightsAreNotTooMany) {
@@ -236,6 +225,16 @@ TEST(ExpertSortConfigTest, FewSlotsTakeAKernelOfTheirOwn) {
   EXPECT_FALSE(ChooseExpertSort(kFewSlots + 1, kFewBins).few);
   EXPECT_FALSE(ChooseExpertSort(kFewSlots, kFewBins + 1).few);
   EXPECT_LE(FewSharedBytes(kFewBins), kL4.shared_bytes_per_block - 1024);
+}
+
+TEST(ExpertSortConfigTest, LanesThatCountTogetherAreOfOneWarp) {
+  for (const std::int64_t slots : {0, 1, 64, 65, 1000, 2049, static_cast<int>(kCountedSlots)}) {
+    const int lanes = CountingLanes(slots);
+    EXPECT_EQ(32 % lanes, 0) << slots;
+    EXPECT_LE(CeilDiv(slots, lanes), 128) << slots;
+    EXPECT_GE(CountingBlocks(slots, 7) * kCountingThreads / lanes, CeilDiv(slots, 2) + 7) << slots;
+  }
+  EXPECT_EQ(CountingBlocks(0, 1), 1);
 }
 
 TEST(ExpertSortConfigTest, FewSlotsTakeOneBlock) {
