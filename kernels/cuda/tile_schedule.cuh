@@ -12,6 +12,41 @@ struct GroupTile {
   int weight_tile;
 };
 
+// The sum of the values of threads before this one. By all threads of the block, kThreads of them; waits for them.
+template <int kThreads>
+__device__ int ExclusiveScan(int value) {
+  __shared__ int warp_sum[kThreads / 32];
+  const int lane = threadIdx.x % 32;
+  int inclusive = value;
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, inclusive, step);
+    if (lane >= step) inclusive += other;
+  }
+  if (lane == 31) warp_sum[threadIdx.x / 32] = inclusive;
+  __syncthreads();
+  for (int warp = 0; warp < threadIdx.x / 32; ++warp) inclusive += warp_sum[warp];
+  return inclusive - value;
+}
+// to[i] = the sum of count_of(j) over j < i, for i in [0, size]; count_of(i) may read to[i]. As above, and waits again
+// at the end.
+template <int kThreads, typename CountOf>
+__device__ void RunningSums(int size, std::int32_t* to, const CountOf& count_of) {
+  const int per_thread = (size + kThreads - 1) / kThreads;
+  const int begin = min(static_cast<int>(threadIdx.x) * per_thread, size), end = min(begin + per_thread, size);
+  int sum = 0;
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) sum += count_of(i);
+  int before = ExclusiveScan<kThreads>(sum);
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) {
+    const int count = count_of(i);
+    to[i] = before;
+    before += count;
+  }
+  if (threadIdx.x == kThreads - 1) to[size] = before;
+  __syncthreads();
+}
+
 class TileSchedule {
  public:
   // By all threads of the block, kThreads of them; `starts` [experts + 1] in shared memory. Waits for the block.
@@ -19,20 +54,11 @@ class TileSchedule {
   __device__ void Build(const std::int32_t* offsets, int experts, int tokens, int weight_tiles, std::int32_t* starts) {
     offsets_ = offsets, starts_ = starts;
     experts_ = experts, tokens_ = tokens, weight_tiles_ = weight_tiles;
-    const int per_thread = (experts + kThreads - 1) / kThreads;
-    const int begin = min(static_cast<int>(threadIdx.x) * per_thread, experts), end = min(begin + per_thread, experts);
-    int sum = 0;
-#pragma unroll 1
-    for (int e = begin; e < end; ++e) sum += TilesOf(e);
-    int before = ExclusiveScan<kThreads>(sum);
-#pragma unroll 1
-    for (int e = begin; e < end; ++e) {
-      starts[e] = before;
-      before += TilesOf(e);
-    }
-    if (threadIdx.x == kThreads - 1) starts[experts] = before;
-    __syncthreads();
+    RunningSums<kThreads>(experts, starts, [this](int e) { return TilesOf(e); });
   }
+
+  // From now on, the same offsets are read here.
+  __device__ void ReadFrom(const std::int32_t* offsets) { offsets_ = offsets; }
 
   // The same token tiles, of weights that are divided otherwise.
   __device__ TileSchedule With(int weight_tiles) const {
@@ -65,21 +91,6 @@ class TileSchedule {
 
  private:
   __device__ int TilesOf(int expert) const { return (offsets_[expert + 1] - offsets_[expert] + tokens_ - 1) / tokens_; }
-
-  template <int kThreads>
-  __device__ static int ExclusiveScan(int value) {
-    __shared__ int warp_sum[kThreads / 32];
-    const int lane = threadIdx.x % 32;
-    int inclusive = value;
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(0xffffffffu, inclusive, step);
-      if (lane >= step) inclusive += other;
-    }
-    if (lane == 31) warp_sum[threadIdx.x / 32] = inclusive;
-    __syncthreads();
-    for (int warp = 0; warp < threadIdx.x / 32; ++warp) inclusive += warp_sum[warp];
-    return inclusive - value;
-  }
 
   const std::int32_t* offsets_;
   const std::int32_t* starts_;

@@ -203,13 +203,13 @@ ChunkMemory PlaceChunk(const CudaLayer& layer, const Chunk& chunk, Scratch& scra
   memory.sort.offsets = scratch.Take<std::int32_t>(spec.held_experts + 1);
   memory.sort.sorted_slots = scratch.Take<std::int32_t>(slots);
   memory.sort.positions = scratch.Take<std::int32_t>(slots);
-  // Side by side, for the sort to clear.
+  // Side by side, to be cleared at once.
   const std::int64_t before = scratch.used();
   auto* const counters = scratch.Take<std::int32_t>(ChainCounters(slots, layer.experts(), chunk.dtype));
   auto* const shared_counters =
       scratch.Take<std::int32_t>(ChainCounters(chunk.shared_rows, layer.shared(), chunk.dtype));
-  memory.sort.cleared = counters;
-  memory.sort.cleared_count = (scratch.used() - before) / 4;
+  memory.counters = counters;
+  memory.counter_count = (scratch.used() - before) / 4;
   memory.experts =
       PlaceChain(chunk.n, slots, layer.experts(), chunk.dtype, spec.routing.weight_on_input, counters, scratch);
   memory.shared = PlaceChain(chunk.n, chunk.shared_rows, layer.shared(), chunk.dtype, false, shared_counters, scratch);

@@ -86,6 +86,8 @@ struct ChunkMemory {
   std::int32_t* ids = nullptr;     // [n, kc]
   float* weights = nullptr;        // [n, kc]
   ExpertSortLaunch sort;
+  std::int32_t* counters = nullptr;  // [counter_count] of both chains
+  std::int64_t counter_count = 0;
   ExpertChain experts, shared;
   std::byte* out = nullptr;  // null when the chunk is recorded
 };

@@ -221,14 +221,12 @@ absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const
                                 .first_expert = spec.first_expert,
                                 .held_experts = spec.held_experts,
                                 .ids = memory.ids,
-                                .weights = memory.weights};
+                                .weights = memory.weights,
+                                .cleared = memory.counters,
+                                .cleared_count = memory.counter_count};
   absl::Status status = FromCuda(LaunchFillSlots(fill, stream_.get()), "slots");
   if (!status.ok()) return status;
   if (spec.held_experts > 0) return FromCuda(LaunchExpertSort(memory.sort, stream_.get()), "sort");
-  status = FromCuda(cudaMemsetAsync(memory.sort.cleared, 0, static_cast<std::size_t>(memory.sort.cleared_count) * 4,
-                                    static_cast<cudaStream_t>(stream_.get())),
-                    "sort");
-  if (!status.ok()) return status;
   return FromCuda(cudaMemsetAsync(memory.sort.positions, 0xff, static_cast<std::size_t>(chunk.slots()) * 4,
                                   static_cast<cudaStream_t>(stream_.get())),
                   "sort");
@@ -247,6 +245,7 @@ absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk,
                            .positions = chunk.slots(),
                            .x = memory.x,
                            .on_input = layer.spec().routing.weight_on_input ? memory.weights : nullptr,
+                           .ids = memory.ids,
                            .sorted_slots = memory.sort.sorted_slots,
                            .offsets = memory.sort.offsets};
   if (!layer.batched() || !BatchedExperts::Multiplies(experts, chunk.dtype)) return RunChain(work, stream());

@@ -84,6 +84,7 @@ absl::Status Fused(const ExpertWork& work, Stream stream) {
                               .limit = work.spec.swiglu_limit,
                               .alpha = work.spec.swiglu_alpha,
                               .tokens = UnitTokens(work.n),
+                              .ids = chain.spread != nullptr ? nullptr : work.ids,
                               .offsets = work.offsets,
                               .sorted_slots = work.sorted_slots,
                               .rows = rows,

@@ -39,10 +39,11 @@ struct ExpertWork {
   const ExpertChain& chain;
   DType dtype = DType::kBF16;
   std::int64_t n = 0, k = 1, positions = 0;
-  const std::byte* x = nullptr;                 // [n, D]
-  const float* on_input = nullptr;              // [n, k] weights that multiply the rows, or null
-  const std::int32_t* sorted_slots = nullptr;   // [positions]
-  const std::int32_t* offsets = nullptr;        // [experts + 1]
+  const std::byte* x = nullptr;                // [n, D]
+  const float* on_input = nullptr;             // [n, k] weights that multiply the rows, or null
+  const std::int32_t* ids = nullptr;           // [n, k] where slots were sorted by the last kernel, else null
+  const std::int32_t* sorted_slots = nullptr;  // [positions]
+  const std::int32_t* offsets = nullptr;       // [experts + 1]
 };
 // Enqueues what chain.spread needs; nothing where it is null.
 absl::Status SpreadChainRows(const ExpertWork& work, Stream stream);

@@ -30,6 +30,7 @@ __global__ void StampKernel(std::uint64_t* at) { asm volatile("mov.u64 %0, %%glo
 
 __global__ void __launch_bounds__(kThreads) FillSlotsKernel(const __grid_constant__ FillSlotsLaunch launch) {
   const std::int64_t slot = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  for (std::int64_t i = slot; i < launch.cleared_count; i += std::int64_t{gridDim.x} * kThreads) launch.cleared[i] = 0;
   if (slot >= launch.n * launch.kc) return;
   const std::int64_t row = slot / launch.kc, k = slot % launch.kc;
   std::int64_t id = -1;

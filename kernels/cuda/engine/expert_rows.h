@@ -34,8 +34,10 @@ struct FillSlotsLaunch {
   const float* given_weights = nullptr;
   const std::int32_t* live = nullptr;  // [1]
   std::int64_t first_expert = 0, held_experts = 0;
-  std::int32_t* ids = nullptr;  // [n, kc]
-  float* weights = nullptr;     // [n, kc]
+  std::int32_t* ids = nullptr;      // [n, kc]
+  float* weights = nullptr;         // [n, kc]
+  std::int32_t* cleared = nullptr;  // [cleared_count] set to zero, for kernels to come
+  std::int64_t cleared_count = 0;
 };
 int LaunchFillSlots(const FillSlotsLaunch& launch, void* stream);
 

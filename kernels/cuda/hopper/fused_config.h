@@ -109,7 +109,7 @@ constexpr int StagedBytes(const FusedTile& tile) { return tile.groups * StagedTo
 static_assert([] {
   for (const FusedTile& tile : kFusedTiles) {
     if (tile.streams()) continue;
-    if (StagedTokens(tile) < 16) return false;
+    if (StagedTokens(tile) < 16 || StagedBytes(tile) < (kFusedMaxExperts + 1) * 4) return false;
     if (tile.fp8_rows() && tile.row_scales_at() + tile.tokens * 4 > tile.piece_bytes()) return false;
     if (tile.fp8_rows() && tile.weights() != 2 * kPackedK) return false;
   }

@@ -22,6 +22,9 @@ struct FusedForwardLaunch {
   int blocks = 1;            // of the grid
   int tokens = kUnitTokens;  // where warps stream: token rows of a unit, at most kUnitTokens; more cost shared memory
 
+  // Expert of each slot, -1: none; or null. With ids the kernel begins while the one before it still makes the maps:
+  // ids, rows (where warps stream) and zero counters were there before that one began.
+  const std::int32_t* ids = nullptr;           // [positions]
   const std::int32_t* offsets = nullptr;       // [experts + 1]
   const std::int32_t* sorted_slots = nullptr;  // [positions]
   // The row of a position is sorted_slots[position] / rows_divisor of `rows` [*, d].
@@ -39,8 +42,10 @@ struct FusedForwardLaunch {
   void* hidden = nullptr;            // [positions, f], of e4m3 in whole lines of 128
   float* hidden_scales = nullptr;    // of e4m3: [lines of f, positions]
   void* slots = nullptr;             // [positions, d]  each position's expert output
-  std::int32_t* counters = nullptr;  // [FusedCounters()]  zero when the kernel starts
+  std::int32_t* counters = nullptr;  // [FusedCounters()]  zero when the kernel before this one has ended
 
+  // Whether each block finds for itself where experts begin, before it waits. Of more slots counting would take longer.
+  constexpr bool finds_offsets() const { return ids != nullptr && positions <= 4096; }
   constexpr bool one_product() const { return gate_up == nullptr; }
   // Whether this product gathers its rows.
   constexpr bool gathers(bool first_product) const {

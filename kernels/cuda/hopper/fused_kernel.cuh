@@ -37,10 +37,16 @@ __global__ void __launch_bounds__(kFusedThreads<kId>, 1)
     ring.Init();
     FenceBarriers();
   }
-  WaitForPrevious();
-  LaunchNext();
+  const std::int32_t* offsets = launch.offsets;
+  if (launch.finds_offsets()) {
+    FindOffsets<kFusedThreads<kId>>(launch, shared.first_offsets);
+    offsets = shared.first_offsets;
+  } else {
+    WaitForPrevious();
+    LaunchNext();
+  }
   Work work;
-  work.Build<kFusedThreads<kId>>(launch, kTile, shared.starts);  // waits for the block, also for the barriers
+  work.Build<kFusedThreads<kId>>(launch, kTile, offsets, shared.starts);  // waits for the block, also for the barriers
   if (threadIdx.x >= kWeightsWarp<kId> * 32) {
     ShrinkRegisters<kProducerRegisters>();
     const int warp = threadIdx.x / 32;

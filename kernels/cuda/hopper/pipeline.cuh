@@ -36,13 +36,15 @@ struct FusedShared {
   std::uint32_t staging;   // StagedBytes()
   std::uint32_t barriers;  // stage full, stage empty: [stages] each; results stored; ring's
   void* ring;
-  std::int32_t* starts;  // [experts + 1]
+  std::int32_t* starts;         // [experts + 1]
+  std::int32_t* first_offsets;  // [experts + 1], where results will lie: for the block's first tile only
 
   __device__ explicit FusedShared(unsigned char* memory) {
     unsigned char* const base = memory + (1024 - SharedAddress(memory) % 1024) % 1024;
     stages = SharedAddress(base);
     unsigned char* at = base + kTile.stages * kTile.stage_bytes();
     staging = SharedAddress(at);
+    first_offsets = reinterpret_cast<std::int32_t*>(at);
     at += StagedBytes(kTile);
     ring = at;
     at += kWorkRing * kWorkItemBytes;

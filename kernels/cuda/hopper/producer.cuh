@@ -93,9 +93,10 @@ class TileWeights {
 // Draws tickets, tells the block, and brings the weights of its tiles; by one thread.
 template <FusedTileId kId>
 __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& maps, const FusedShared<kId>& shared,
-                             const Work& work, WorkRing<kRingReaders<kId>> ring) {
+                             Work work, WorkRing<kRingReaders<kId>> ring) {
   constexpr int kLines = ShapeOf(kId).lines();
   const Counters counters = {launch.counters};
+  bool waits = launch.finds_offsets();  // for the kernel before, after the first tile
   StageWalk<ShapeOf(kId).stages> walk;
   // Tiles of one product wait for nobody, so they can be shared out beforehand.
   int next = blockIdx.x;
@@ -118,6 +119,12 @@ __device__ void BringWeights(const FusedForwardLaunch& launch, const FusedMaps& 
       weights.CopyStep(launch, maps, shared.Weights(walk.stage()), step, min(kLines, lines - line),
                        shared.Full(walk.stage()));
       walk.Advance();
+    }
+    if (waits) {
+      WaitForPrevious();
+      LaunchNext();  // not before: the next kernel may read maps while this one runs
+      work.ReadFrom(launch.offsets);
+      waits = false;
     }
   }
 }
@@ -247,6 +254,7 @@ __device__ void BringRows(const FusedForwardLaunch& launch, const FusedMaps& map
   const int thread = threadIdx.x - kRowsWarp<kId> * 32;
   StageWalk<kTile.stages> walk;
   const RowOfPosition row_of(launch);
+  if (launch.finds_offsets()) WaitForPrevious();
   GatheredRows<kId> gathered(row_of, thread);
   RowScales<kId> scales(row_of, thread);
   const auto arrive = [&]<bool kCopies>() {

@@ -32,30 +32,18 @@ class StreamBlock {
 
   // By all threads.
   __device__ void Prepare() {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < 2 * gridDim.x + 2; i += kThreads) Shares()[i] = -1;
-    const RowOfPosition row_of(launch_);
-    WaitForPrevious();
-    LaunchNext();
-#pragma unroll 1
-    for (int i = threadIdx.x; i < launch_.positions; i += kThreads) {
-      Addresses()[i] = reinterpret_cast<std::uint64_t>(launch_.rows) + row_of(i) * launch_.d * 2;
-    }
+    const bool waits = launch_.ids == nullptr;
+    if (waits) WaitForPrevious();
     if (threadIdx.x == kThreads - 1) Shares()[0] = DrawShare();
-    const int experts = static_cast<int>(launch_.experts);
-    auto* const starts = reinterpret_cast<std::int32_t*>(tables_ + at_.starts);
-    TileSchedule tiles;
-    tiles.Build<kThreads>(launch_.offsets, experts, kTokens, 1, starts);
 #pragma unroll 1
-    for (int e = threadIdx.x; e < experts; e += kThreads) {
-#pragma unroll 1
-      for (int tile = starts[e]; tile < starts[e + 1]; ++tile) {
-        const int first = launch_.offsets[e] + (tile - starts[e]) * kTokens;
-        Tiles()[tile] = {e, first, 0, min(kTokens, launch_.offsets[e + 1] - first) << 1};
-      }
+    for (int i = threadIdx.x + 1; i < 2 * gridDim.x + 2; i += kThreads) Shares()[i] = -1;
+    if (waits) {
+      ReadMaps();
+    } else if (threadIdx.x < 32) {
+      SortSlots();
     }
-    count_ = starts[experts];
     __syncthreads();
+    count_ = Starts()[launch_.experts];
   }
 
   __device__ const FusedForwardLaunch& launch() const { return launch_; }
@@ -114,6 +102,54 @@ class StreamBlock {
   }
 
  private:
+  // Token tiles and addresses from the maps of the kernel before.
+  __device__ void ReadMaps() const {
+    const RowOfPosition row_of(launch_);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < launch_.positions; i += kThreads) SetAddress(i, row_of(i));
+    const int experts = static_cast<int>(launch_.experts);
+    std::int32_t* const starts = Starts();
+    TileSchedule tiles;
+    tiles.Build<kThreads>(launch_.offsets, experts, kTokens, 1, starts);
+#pragma unroll 1
+    for (int e = threadIdx.x; e < experts; e += kThreads) {
+#pragma unroll 1
+      for (int tile = starts[e]; tile < starts[e + 1]; ++tile) {
+        const int first = launch_.offsets[e] + (tile - starts[e]) * kTokens;
+        Tiles()[tile] = {e, first, 0, min(kTokens, launch_.offsets[e + 1] - first) << 1};
+      }
+    }
+  }
+  // The same from the ids, by a warp, a slot a lane, without waiting for that kernel.
+  __device__ void SortSlots() const {
+    static_assert(kStreamPositions <= 32);
+    constexpr int kNone = 1 << 30;
+    const int lane = threadIdx.x, slots = static_cast<int>(launch_.positions);
+    const int id = lane < slots ? launch_.ids[lane] : -1, expert = id < 0 ? kNone : id;
+    int position = 0, first = 0, rows = 0;  // of the slot; of its expert
+    for (int other = 0; other < slots; ++other) {
+      const int its = __shfl_sync(0xffffffffu, expert, other);
+      first += its < expert;
+      position += its < expert || (its == expert && other < lane);
+      rows += its == expert;
+    }
+    const int before = position - first;  // rows of the expert
+    const bool begins = id >= 0 && before % kTokens == 0;
+    int tile = 0;  // tiles before
+    for (int other = 0; other < slots; ++other) {
+      const int its = __shfl_sync(0xffffffffu, begins ? position : kNone, other);
+      tile += its < position;
+    }
+    if (id >= 0) SetAddress(position, lane / launch_.rows_divisor);
+    if (begins) Tiles()[tile] = {id, position, 0, min(kTokens, rows - before) << 1};
+    const unsigned tiles = __ballot_sync(0xffffffffu, begins);
+    if (lane == 0) Starts()[launch_.experts] = __popc(tiles);
+  }
+
+  __device__ void SetAddress(int position, int row) const {
+    Addresses()[position] = reinterpret_cast<std::uint64_t>(launch_.rows) + row * launch_.d * 2;
+  }
+  __device__ std::int32_t* Starts() const { return reinterpret_cast<std::int32_t*>(tables_ + at_.starts); }
   __device__ StreamUnit* Tiles() const { return reinterpret_cast<StreamUnit*>(tables_); }
   __device__ std::uint64_t* Addresses() const { return reinterpret_cast<std::uint64_t*>(tables_ + at_.addresses); }
   __device__ int* Shares() const { return reinterpret_cast<int*>(tables_ + at_.shares); }

@@ -62,10 +62,17 @@ __global__ void __launch_bounds__(StreamShape{kCode, kTokens}.warps() * 32, 1)
     WaitCopies<0>();
   };
 
-  StreamSums<kCode, kTokens, Known> sums;
-  for (int unit_number = 0;; ++unit_number) {
+  const auto fill = [&] {
     while (staged < kStaged && bring(/*wait=*/staged == 0)) {
     }
+  };
+  fill();
+  WaitForPrevious();  // at last: the next kernel reads its maps, and may do so while this one runs
+  LaunchNext();
+
+  StreamSums<kCode, kTokens, Known> sums;
+  for (int unit_number = 0;; ++unit_number) {
+    fill();
     if (staged == 0) return;
     const StreamUnit unit = block.Unit(unit_number);
     if (unit.phase() == Phase::kDown && !up_is_there) {

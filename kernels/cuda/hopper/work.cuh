@@ -47,14 +47,22 @@ struct Counters {
 
 class Work {
  public:
-  // By all threads of the block, kThreads of them; `starts` [experts + 1] in shared memory.
+  // By all threads of the block, kThreads of them; `starts` [experts + 1] in shared memory, `offsets` there or not.
   template <int kThreads>
-  __device__ void Build(const FusedForwardLaunch& launch, const FusedTile& tile, std::int32_t* starts) {
-    offsets_ = launch.offsets;
+  __device__ void Build(const FusedForwardLaunch& launch, const FusedTile& tile, const std::int32_t* offsets,
+                        std::int32_t* starts) {
+    offsets_ = offsets;
     tokens_ = tile.tokens;
-    up_.Build<kThreads>(launch.offsets, static_cast<int>(launch.experts), tile.tokens,
+    up_.Build<kThreads>(offsets, static_cast<int>(launch.experts), tile.tokens,
                         launch.one_product() ? 0 : static_cast<int>(CeilDiv(2 * launch.f, tile.weights())), starts);
     down_ = up_.With(static_cast<int>(CeilDiv(launch.d, tile.weights())));
+  }
+
+  // From now on, the same offsets are read here.
+  __device__ void ReadFrom(const std::int32_t* offsets) {
+    offsets_ = offsets;
+    up_.ReadFrom(offsets);
+    down_.ReadFrom(offsets);
   }
 
   __device__ int up_tiles() const { return up_.weight_tiles(); }  // of one token tile
@@ -85,6 +93,21 @@ class Work {
   int tokens_;
   TileSchedule up_, down_;
 };
+
+// Where experts begin, from their slots; `offsets` [experts + 1] in shared memory. By all threads of the block.
+template <int kThreads>
+__device__ void FindOffsets(const FusedForwardLaunch& launch, std::int32_t* offsets) {
+  const int experts = static_cast<int>(launch.experts), slots = static_cast<int>(launch.positions);
+  for (int e = threadIdx.x; e < experts; e += kThreads) offsets[e] = 0;
+  __syncthreads();
+#pragma unroll 4
+  for (int slot = threadIdx.x; slot < slots; slot += kThreads) {
+    const int expert = launch.ids[slot];
+    if (expert >= 0) atomicAdd(&offsets[expert], 1);  // integers: the order does not show
+  }
+  __syncthreads();
+  RunningSums<kThreads>(experts, offsets, [offsets](int e) { return offsets[e]; });
+}
 
 // One writer, kReaders warps that read. Each keeps its own position.
 template <int kReaders>

@@ -51,7 +51,8 @@ std::vector<float> RandomWeights(std::int64_t slots) {
   return weights;
 }
 
-// A layer's forward of `n` rows: maps, codes of rows, the fused kernel, the combine.
+// A layer's forward of `n` rows as the engine enqueues it: maps, codes of rows, the fused kernel, the combine. What
+// comes before, in the engine the kernel that fills slots, also clears the counters.
 class FusedCell {
  public:
   FusedCell(const Layer& l, const FusedWeights& weights, std::int64_t n, const Routing& routing)
@@ -70,22 +71,28 @@ class FusedCell {
     cuda::ExpertSortLaunch sort = cuda::PlanSort(slots(), l_.e, scratch);
     sort.ids = ids_.data(), sort.counts = counts_.data(), sort.offsets = offsets_.data();
     sort.sorted_slots = sorted_.data(), sort.positions = positions_.data();
-    sort.cleared = counters.data(), sort.cleared_count = counter_count;
     const cuda::FusedForwardLaunch launch = Launch(tile, counters);
     const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows();
-    timer.Report({.op = "fused tile",
-                  .shape = std::string(l_.name) + " " + kTileNames[static_cast<int>(tile)] +
-                           (weights_.packed ? " packed" : "") + routing_.name,
-                  .rows = n_,
-                  .bytes = weights_.expert_bytes * hit() + 4.0 * n_ * l_.d,
-                  .flops = 6.0 * slots() * l_.f * l_.d},
-                 kReadBandwidth, [&](cuda::Stream stream) {
-                   int error = cuda::LaunchExpertSort(sort, stream.handle);
-                   if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(Quantise(), stream.handle);
-                   if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
-                   if (error == 0) error = cuda::LaunchGatherReduce(Combine(), stream.handle);
-                   return cuda::FromCuda(error, "fused tile");
-                 });
+    timer.Report(
+        {.op = "fused tile",
+         .shape = std::string(l_.name) + " " + kTileNames[static_cast<int>(tile)] + (weights_.packed ? " packed" : "") +
+                  routing_.name,
+         .rows = n_,
+         .bytes = weights_.expert_bytes * hit() + 4.0 * n_ * l_.d,
+         .flops = 6.0 * slots() * l_.f * l_.d},
+        kReadBandwidth,
+        [&](cuda::Stream stream) {
+          int error = cuda::LaunchExpertSort(sort, stream.handle);
+          if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(Quantise(), stream.handle);
+          if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
+          if (error == 0) error = cuda::LaunchGatherReduce(Combine(), stream.handle);
+          return cuda::FromCuda(error, "fused tile");
+        },
+        [&](cuda::Stream stream) {
+          const std::size_t bytes = static_cast<std::size_t>(counter_count) * 4;
+          return cuda::FromCuda(cudaMemsetAsync(counters.data(), 0, bytes, static_cast<cudaStream_t>(stream.handle)),
+                                "counters");
+        });
   }
 
  private:
@@ -101,6 +108,7 @@ class FusedCell {
             .tile = tile,
             .blocks = cuda::CurrentDevice()->multiprocessors,
             .tokens = cuda::UnitTokens(n_),
+            .ids = ids_.data(),
             .offsets = offsets_.data(),
             .sorted_slots = sorted_.data(),
             .rows = cuda::ShapeOf(tile).fp8_rows() ? codes_.data() : rows_.data(),
@@ -149,7 +157,7 @@ void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::
     const auto tile = static_cast<cuda::FusedTileId>(id);
     const cuda::FusedTile& shape = cuda::ShapeOf(tile);
     if (shape.weights_code != weights.code) continue;
-    if (shape.streams() && cell.slots() > 64) continue;
+    if (shape.streams() && cell.slots() > cuda::kStreamPositions) continue;
     if (shape.weights_code != cuda::WeightCode::kBF16 && shape.tokens > 64 && per_expert < 32) continue;
     if (per_expert > shape.tokens * 2 && shape.tokens <= 64) continue;
     cell.Report(timer, tile);

@@ -16,21 +16,26 @@ constexpr std::int64_t kFlushBytes = std::int64_t{256} << 20;
 
 Timer::Timer() : flush_(kFlushBytes) {}
 
-double Timer::Microseconds(const Enqueue& enqueue) {
-  const auto checked = [&] {
-    if (const absl::Status status = enqueue(stream_); !status.ok()) {
+double Timer::Microseconds(const Enqueue& enqueue, const Enqueue& prepare) {
+  const auto check = [&](const Enqueue& what) {
+    if (const absl::Status status = what(stream_); !status.ok()) {
       std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
       std::abort();
     }
   };
+  const auto prepared = [&] {
+    if (prepare) check(prepare);
+  };
   EXPERTD_CHECK_CUDA(cudaDeviceSynchronize());  // arrays are filled on another stream
-  checked();                                    // loads the kernels
-  const testing::DeviceGraph graph(stream_, checked);
+  prepared();
+  check(enqueue);  // loads the kernels
+  const testing::DeviceGraph graph(stream_, [&] { check(enqueue); });
   cudaEvent_t start, stop;
   EXPERTD_CHECK_CUDA(cudaEventCreate(&start));
   EXPERTD_CHECK_CUDA(cudaEventCreate(&stop));
   std::vector<float> times;
   for (int i = 0; i < kWarmUps + kReplays; ++i) {
+    prepared();
     EXPERTD_CHECK_CUDA(cudaMemsetAsync(flush_.data(), 0, flush_.Bytes(), stream_.get()));
     EXPERTD_CHECK_CUDA(cudaEventRecord(start, stream_.get()));
     graph.Replay(stream_);
@@ -46,8 +51,8 @@ double Timer::Microseconds(const Enqueue& enqueue) {
   return times[kReplays / 2] * 1e3;
 }
 
-void Timer::Report(Cell cell, double bandwidth, const Enqueue& enqueue) {
-  cell.microseconds = Microseconds(enqueue);
+void Timer::Report(Cell cell, double bandwidth, const Enqueue& enqueue, const Enqueue& prepare) {
+  cell.microseconds = Microseconds(enqueue, prepare);
   cell.roof = std::max(cell.bytes / bandwidth, cell.flops / kBf16Rate) * 1e6;
   std::printf("%-26s %-34s N %6lld %10.1f us %7.0f GB/s %7.1f TFLOP/s %5.1f %% of roof\n", cell.op.c_str(),
               cell.shape.c_str(), static_cast<long long>(cell.rows), cell.microseconds,

@@ -27,10 +27,11 @@ class Timer {
 
   Timer();
   // Aborts, naming the op, when it fails.
-  double Microseconds(const Enqueue& enqueue);
+  double Microseconds(const Enqueue& enqueue, const Enqueue& prepare = {});
 
   // Prints a cell as a line and keeps it for WriteJson. `bandwidth` in bytes per second.
-  void Report(Cell cell, double bandwidth, const Enqueue& enqueue);
+  // What `prepare` enqueues, before each time, is not counted.
+  void Report(Cell cell, double bandwidth, const Enqueue& enqueue, const Enqueue& prepare = {});
   bool WriteJson(const std::string& path) const;
 
  private:
