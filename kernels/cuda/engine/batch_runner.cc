@@ -204,10 +204,10 @@ absl::Status BatchRunner::Route(const CudaLayer& layer, const Chunk& chunk, cons
     product.out = memory.shared_gate;
     if (auto status = FromCuda(LaunchRouterGemm(product, stream_.get()), "shared gate"); !status.ok()) return status;
   }
-  return Sort(layer, chunk, memory);
+  return FillSlots(layer, chunk, memory);
 }
 
-absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+absl::Status BatchRunner::FillSlots(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const LayerSpec& spec = layer.spec();
   const FillSlotsLaunch fill = {.n = chunk.n,
                                 .routed_rows = chunk.routed_rows,
@@ -224,9 +224,11 @@ absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const
                                 .weights = memory.weights,
                                 .cleared = memory.counters,
                                 .cleared_count = memory.counter_count};
-  absl::Status status = FromCuda(LaunchFillSlots(fill, stream_.get()), "slots");
-  if (!status.ok()) return status;
-  if (spec.held_experts > 0) return FromCuda(LaunchExpertSort(memory.sort, stream_.get()), "sort");
+  return FromCuda(LaunchFillSlots(fill, stream_.get()), "slots");
+}
+
+absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
+  if (layer.spec().held_experts > 0) return FromCuda(LaunchExpertSort(memory.sort, stream_.get()), "sort");
   return FromCuda(cudaMemsetAsync(memory.sort.positions, 0xff, static_cast<std::size_t>(chunk.slots()) * 4,
                                   static_cast<cudaStream_t>(stream_.get())),
                   "sort");
@@ -234,7 +236,8 @@ absl::Status BatchRunner::Sort(const CudaLayer& layer, const Chunk& chunk, const
 
 absl::Status BatchRunner::RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory) {
   const DeviceExperts& experts = layer.experts();
-  absl::Status status = RunShared(layer, chunk, memory);
+  absl::Status status = Sort(layer, chunk, memory);  // nothing between: the fused kernel starts while it runs
+  if (status.ok()) status = RunShared(layer, chunk, memory);
   if (!status.ok() || experts.count == 0) return status;
   const ExpertWork work = {.spec = layer.spec(),
                            .experts = experts,

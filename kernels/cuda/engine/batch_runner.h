@@ -52,6 +52,7 @@ class BatchRunner {
   absl::StatusOr<Seconds> Enqueue(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::StatusOr<Seconds> Replay(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Route(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
+  absl::Status FillSlots(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status Sort(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunExperts(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);
   absl::Status RunBatched(const CudaLayer& layer, const Chunk& chunk, const ChunkMemory& memory);

@@ -37,6 +37,7 @@ struct Routing {
 };
 constexpr Routing kEven = {"", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k); }};
 constexpr Routing kSkewed[] = {
+    {" even", kEven.ids},
     {" zipf 1.2", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k, 1.2); }},
     {" same experts", [](std::int64_t n, const Layer& l) {
        std::vector<std::int32_t> ids(static_cast<std::size_t>(n * l.k));
@@ -79,7 +80,8 @@ class FusedCell {
                   routing_.name,
          .rows = n_,
          .bytes = weights_.expert_bytes * hit() + 4.0 * n_ * l_.d,
-         .flops = 6.0 * slots() * l_.f * l_.d},
+         .flops = 6.0 * slots() * l_.f * l_.d,
+         .roof = routing_.name[0] == '\0' ? 0 : RoofOfExperts()},
         kReadBandwidth,
         [&](cuda::Stream stream) {
           int error = cuda::LaunchExpertSort(sort, stream.handle);
@@ -96,6 +98,17 @@ class FusedCell {
   }
 
  private:
+  // Microseconds if each expert's weights are read or its rows multiplied, whichever takes longer, one after another.
+  double RoofOfExperts() const {
+    std::vector<double> rows(static_cast<std::size_t>(l_.e));
+    for (const std::int32_t id : host_ids_) rows[static_cast<std::size_t>(id)] += 1;
+    double seconds = 0;
+    for (const double count : rows) {
+      const double flops = count * 6.0 * static_cast<double>(l_.f * l_.d);
+      if (count > 0) seconds += std::max(weights_.expert_bytes / kReadBandwidth, flops / kBf16Rate);
+    }
+    return seconds * 1e6;
+  }
   cuda::QuantiseRowsLaunch Quantise() const {
     return {.n = n_, .d = l_.d, .from = rows_.data(), .codes = codes_.data(), .scales = row_scales_.data()};
   }
@@ -243,7 +256,6 @@ void RunSkewCells(Timer& timer, const std::vector<Layer>& layers) {
     const FusedWeights packed = Bf16Weights(layer, weights, true);
     for (const std::int64_t n : kRows) {
       const cuda::FusedTileId tile = cuda::ChooseFusedTile({n * layer.k, layer.e, layer.d, layer.f});
-      FusedCell(layer, packed, n, kEven).Report(timer, tile);
       for (const Routing& routing : kSkewed) FusedCell(layer, packed, n, routing).Report(timer, tile);
     }
   }

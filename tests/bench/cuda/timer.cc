@@ -53,7 +53,7 @@ double Timer::Microseconds(const Enqueue& enqueue, const Enqueue& prepare) {
 
 void Timer::Report(Cell cell, double bandwidth, const Enqueue& enqueue, const Enqueue& prepare) {
   cell.microseconds = Microseconds(enqueue, prepare);
-  cell.roof = std::max(cell.bytes / bandwidth, cell.flops / kBf16Rate) * 1e6;
+  if (cell.roof == 0) cell.roof = std::max(cell.bytes / bandwidth, cell.flops / kBf16Rate) * 1e6;
   std::printf("%-26s %-34s N %6lld %10.1f us %7.0f GB/s %7.1f TFLOP/s %5.1f %% of roof\n", cell.op.c_str(),
               cell.shape.c_str(), static_cast<long long>(cell.rows), cell.microseconds,
               cell.bytes / cell.microseconds * 1e-3, cell.flops / cell.microseconds * 1e-6,

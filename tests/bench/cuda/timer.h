@@ -18,7 +18,7 @@ struct Cell {
   std::int64_t rows = 0;
   double microseconds = 0;
   double bytes = 0, flops = 0;
-  double roof = 0;  // microseconds that bytes and flops take at the measured ceilings
+  double roof = 0;  // microseconds that bytes and flops take at the measured ceilings; 0: the longer of both
 };
 
 class Timer {
