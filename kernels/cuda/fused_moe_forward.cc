@@ -20,7 +20,7 @@ struct ForwardPlan {
   std::int32_t* offsets = nullptr;       // [E + 1]
   std::int32_t* sorted_slots = nullptr;  // [S]
   std::int32_t* positions = nullptr;     // [S]
-  std::byte* spread = nullptr;           // [S, D]   rows of slots, times weights where those act on the input
+  std::byte* spread = nullptr;           // [S, D]   rows of slots times their weights, where those act on the input
   std::byte* gate_up = nullptr;          // [S, 2F]
   std::byte* hidden = nullptr;           // [S, F]
   std::byte* expert_out = nullptr;       // [S, D]

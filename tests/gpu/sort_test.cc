@@ -1,8 +1,8 @@
 // moe_align_block_size, a layer's maps, fused_routing_scatter, fused_dispatch_pack: exact, so compared byte for byte.
 #include <algorithm>
 
-#include "kernels/cuda/expert_sort.h"
 #include "tests/gpu/gpu_test.h"
+#include "tests/gpu/layer_maps.h"
 
 namespace expertd::testing {
 namespace {
@@ -63,22 +63,15 @@ void ExpectMaps(const Ids& ids, std::int64_t e) {
     if (sorted[at] >= 0) positions[sorted[at]] = static_cast<std::int32_t>(at);
   }
 
-  const DeviceArray<std::int32_t> device_ids(ids), device_counts(e), device_offsets(e + 1), device_sorted(args.slots),
-      device_positions(args.slots), cleared(Ids(1000, 7));
-  cuda::Scratch sizes;
-  cuda::PlanSort(args.slots, e, sizes);
-  const DeviceArray<std::byte> memory(sizes.used() + 256);
-  cuda::Scratch scratch(memory.data());
-  cuda::ExpertSortLaunch sort = cuda::PlanSort(args.slots, e, scratch);
-  sort.ids = device_ids.data(), sort.counts = device_counts.data(), sort.offsets = device_offsets.data();
-  sort.sorted_slots = device_sorted.data(), sort.positions = device_positions.data();
-  sort.cleared = cleared.data(), sort.cleared_count = 1000;
-  ASSERT_EQ(cuda::LaunchExpertSort(sort, nullptr), 0);
-  EXPECT_EQ(device_counts.Host(), counts);
-  EXPECT_EQ(device_offsets.Host(), offsets);
+  LayerMaps maps(ids, e);
+  const DeviceArray<std::int32_t> cleared(Ids(1000, 7));
+  maps.sort.cleared = cleared.data(), maps.sort.cleared_count = 1000;
+  ASSERT_EQ(cuda::LaunchExpertSort(maps.sort, nullptr), 0);
+  EXPECT_EQ(maps.counts.Host(), counts);
+  EXPECT_EQ(maps.offsets.Host(), offsets);
   sorted.resize(ids.size());
-  EXPECT_EQ(device_sorted.Host(), sorted);
-  EXPECT_EQ(device_positions.Host(), positions);
+  EXPECT_EQ(maps.sorted_slots.Host(), sorted);
+  EXPECT_EQ(maps.positions.Host(), positions);
   EXPECT_EQ(cleared.Host(), Ids(1000, 0));
 }
 

@@ -8,6 +8,9 @@
 
 namespace expertd::cuda {
 
+// Up to so many, each block may find out for itself where experts begin; more were not tried.
+inline constexpr std::int64_t kFoundPositions = 4096;
+
 // One product alone, without gate_up: slots = rows . down^T, where rows are `rows` gathered by sorted_slots (a position
 // whose slot is negative is not written), or `hidden` where that is null. It needs no counters.
 //
@@ -44,8 +47,8 @@ struct FusedForwardLaunch {
   void* slots = nullptr;             // [positions, d]  each position's expert output
   std::int32_t* counters = nullptr;  // [FusedCounters()]  zero when the kernel before this one has ended
 
-  // Whether each block finds for itself where experts begin, before it waits. Of more slots counting would take longer.
-  constexpr bool finds_offsets() const { return ids != nullptr && positions <= 4096; }
+  // Whether each block finds for itself where experts begin, before it waits.
+  constexpr bool finds_offsets() const { return ids != nullptr && positions <= kFoundPositions; }
   constexpr bool one_product() const { return gate_up == nullptr; }
   // Whether this product gathers its rows.
   constexpr bool gathers(bool first_product) const {

@@ -4,8 +4,8 @@
 #include <numeric>
 
 #include "kernels/cuda/engine/batched_rows.h"
-#include "kernels/cuda/expert_sort.h"
 #include "kernels/cuda/host.h"
+#include "tests/gpu/layer_maps.h"
 #include "tests/gpu/routed_ids.h"
 #include "tests/support/random.h"
 
@@ -73,19 +73,10 @@ void Align(Timer& timer, std::int64_t n, std::int64_t e) {
 
 // The maps of a layer, for kernels that pad nothing.
 void Maps(Timer& timer, std::int64_t n, std::int64_t e) {
-  const std::int64_t slots = n * 8;
-  const DeviceArray<std::int32_t> ids(testing::RoutedIds(n, e, 8)), counts(e), offsets(e + 1), sorted(slots);
-  const DeviceArray<std::int32_t> positions(slots);
-  cuda::Scratch sizes;
-  cuda::PlanSort(slots, e, sizes);
-  const DeviceArray<std::byte> memory(sizes.used() + 256);
-  cuda::Scratch scratch(memory.data());
-  cuda::ExpertSortLaunch sort = cuda::PlanSort(slots, e, scratch);
-  sort.ids = ids.data(), sort.counts = counts.data(), sort.offsets = offsets.data();
-  sort.sorted_slots = sorted.data(), sort.positions = positions.data();
+  const testing::LayerMaps maps(testing::RoutedIds(n, e, 8), e);
   timer.Report(
-      {.op = "maps of a layer", .shape = Times({n, 8, e}), .rows = n, .bytes = 12.0 * slots}, kCopyBandwidth,
-      [&](cuda::Stream stream) { return cuda::FromCuda(cuda::LaunchExpertSort(sort, stream.handle), "maps"); });
+      {.op = "maps of a layer", .shape = Times({n, 8, e}), .rows = n, .bytes = 12.0 * 8 * n}, kCopyBandwidth,
+      [&](cuda::Stream stream) { return cuda::FromCuda(cuda::LaunchExpertSort(maps.sort, stream.handle), "maps"); });
 }
 
 // The engine's way into the batched layout, by destination: whole rows in order, each read as often as it is wanted.

@@ -2,13 +2,13 @@
 #include <array>
 
 #include "kernels/cuda/engine/weight_packing.h"
-#include "kernels/cuda/expert_sort.h"
 #include "kernels/cuda/hopper/fp8_rows.h"
 #include "kernels/cuda/hopper/fused_forward.h"
 #include "kernels/cuda/host.h"
 #include "kernels/cuda/row_ops.h"
 #include "tests/bench/cuda/cells.h"
 #include "tests/bench/cuda/layers.h"
+#include "tests/gpu/layer_maps.h"
 #include "tests/gpu/routed_ids.h"
 #include "tests/support/random.h"
 
@@ -32,25 +32,20 @@ struct FusedWeights {
 
 // Which experts the rows go to.
 struct Routing {
-  const char* name;  // empty: even, as the peers' cells
+  const char* name;
   std::vector<std::int32_t> (*ids)(std::int64_t n, const Layer& l);
+  bool by_expert = true;  // the roof is the sum of the experts' own
 };
-constexpr Routing kEven = {"", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k); }};
+constexpr Routing kAsPeers = {"", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k); },
+                              false};
 constexpr Routing kSkewed[] = {
-    {" even", kEven.ids},
+    {" even", kAsPeers.ids},
     {" zipf 1.2", [](std::int64_t n, const Layer& l) { return testing::RoutedIds(n, l.e, l.k, 1.2); }},
     {" same experts", [](std::int64_t n, const Layer& l) {
        std::vector<std::int32_t> ids(static_cast<std::size_t>(n * l.k));
        for (std::size_t slot = 0; slot < ids.size(); ++slot) ids[slot] = static_cast<std::int32_t>(slot % l.k);
        return ids;
      }}};
-
-std::vector<float> RandomWeights(std::int64_t slots) {
-  testing::Random random(3);
-  std::vector<float> weights(static_cast<std::size_t>(slots));
-  for (float& weight : weights) weight = static_cast<float>(random.Uniform());
-  return weights;
-}
 
 // A layer's forward of `n` rows as the engine enqueues it: maps, codes of rows, the fused kernel, the combine. What
 // comes before, in the engine the kernel that fills slots, also clears the counters.
@@ -65,13 +60,6 @@ class FusedCell {
   void Report(Timer& timer, cuda::FusedTileId tile) const {
     const std::int64_t counter_count = cuda::FusedCounters(tile, slots(), l_.e);
     const DeviceArray<std::int32_t> counters(counter_count);
-    cuda::Scratch sizes;
-    cuda::PlanSort(slots(), l_.e, sizes);
-    const DeviceArray<std::byte> scratch_memory(sizes.used() + 256);
-    cuda::Scratch scratch(scratch_memory.data());
-    cuda::ExpertSortLaunch sort = cuda::PlanSort(slots(), l_.e, scratch);
-    sort.ids = ids_.data(), sort.counts = counts_.data(), sort.offsets = offsets_.data();
-    sort.sorted_slots = sorted_.data(), sort.positions = positions_.data();
     const cuda::FusedForwardLaunch launch = Launch(tile, counters);
     const bool fp8_rows = cuda::ShapeOf(tile).fp8_rows();
     timer.Report(
@@ -81,10 +69,10 @@ class FusedCell {
          .rows = n_,
          .bytes = weights_.expert_bytes * hit() + 4.0 * n_ * l_.d,
          .flops = 6.0 * slots() * l_.f * l_.d,
-         .roof = routing_.name[0] == '\0' ? 0 : RoofOfExperts()},
+         .roof = routing_.by_expert ? RoofOfExperts() : 0},
         kReadBandwidth,
         [&](cuda::Stream stream) {
-          int error = cuda::LaunchExpertSort(sort, stream.handle);
+          int error = cuda::LaunchExpertSort(maps_.sort, stream.handle);
           if (error == 0 && fp8_rows) error = cuda::LaunchQuantiseRows(Quantise(), stream.handle);
           if (error == 0) error = cuda::LaunchFusedForward(launch, stream.handle);
           if (error == 0) error = cuda::LaunchGatherReduce(Combine(), stream.handle);
@@ -121,9 +109,9 @@ class FusedCell {
             .tile = tile,
             .blocks = cuda::CurrentDevice()->multiprocessors,
             .tokens = cuda::UnitTokens(n_),
-            .ids = ids_.data(),
-            .offsets = offsets_.data(),
-            .sorted_slots = sorted_.data(),
+            .ids = maps_.ids.data(),
+            .offsets = maps_.offsets.data(),
+            .sorted_slots = maps_.sorted_slots.data(),
             .rows = cuda::ShapeOf(tile).fp8_rows() ? codes_.data() : rows_.data(),
             .rows_divisor = static_cast<int>(l_.k),
             .row_scales = row_scales_.data(),
@@ -142,7 +130,7 @@ class FusedCell {
             .k = l_.k,
             .vectorised = true,
             .expert_out = results_.data(),
-            .slot_row = positions_.data(),
+            .slot_row = maps_.positions.data(),
             .weights = slot_weights_.data(),
             .out = out_.data(),
             .early = true};
@@ -153,9 +141,8 @@ class FusedCell {
   const Routing& routing_;
   const std::int64_t n_;
   const std::vector<std::int32_t> host_ids_;
-  const DeviceArray<std::int32_t> ids_{host_ids_}, counts_{l_.e}, offsets_{l_.e + 1}, sorted_{slots()},
-      positions_{slots()};
-  const DeviceArray<float> slot_weights_{RandomWeights(slots())};
+  const testing::LayerMaps maps_{host_ids_, l_.e};
+  const DeviceArray<float> slot_weights_ = RandomRoutingWeights(slots());
   const DeviceArray<std::byte> rows_ = RandomBf16(n_ * l_.d * 2, 1.0f), out_{n_ * l_.d * 2},
                                hidden_{slots() * l_.f * 2}, results_{slots() * l_.d * 2},
                                codes_{n_ * cuda::Fp8RowBytes(l_.d)};
@@ -164,7 +151,7 @@ class FusedCell {
 
 // With each tile that may be worth a look.
 void FusedTiles(Timer& timer, const Layer& l, const FusedWeights& weights, std::int64_t n) {
-  const FusedCell cell(l, weights, n, kEven);
+  const FusedCell cell(l, weights, n, kAsPeers);
   const std::int64_t per_expert = cuda::CeilDiv(cell.slots(), cell.hit());
   for (int id = 0; id < static_cast<int>(std::size(cuda::kFusedTiles)); ++id) {
     const auto tile = static_cast<cuda::FusedTileId>(id);

@@ -12,7 +12,6 @@
 #include "tests/bench/cuda/cells.h"
 #include "tests/bench/cuda/layers.h"
 #include "tests/gpu/routed_ids.h"
-#include "tests/support/random.h"
 
 namespace expertd::bench {
 namespace {
@@ -25,10 +24,7 @@ constexpr std::int64_t kMany = 8192;
 void Forward(Timer& timer, const Layer& l, const Weights& weights, std::int64_t n) {
   const std::vector<std::int32_t> host_ids = testing::RoutedIds(n, l.e, l.k);
   const DeviceArray<std::int32_t> ids(host_ids);
-  std::vector<float> host_weights(host_ids.size());
-  testing::Random random(3);
-  for (float& weight : host_weights) weight = static_cast<float>(random.Uniform());
-  const DeviceArray<float> routing_weights(host_weights);
+  const DeviceArray<float> routing_weights = RandomRoutingWeights(n * l.k);
   const DeviceArray<std::byte> rows = RandomBf16(n * l.d * 2, 1.0f), out(n * l.d * 2);
   const FusedMoeForwardArgs args = {.n = n,
                                     .d = l.d,

@@ -96,4 +96,11 @@ testing::DeviceArray<std::byte> RandomBf16(std::int64_t bytes, float scale) {
   return array;
 }
 
+testing::DeviceArray<float> RandomRoutingWeights(std::int64_t slots) {
+  testing::Random random(3);
+  std::vector<float> weights(static_cast<std::size_t>(slots));
+  for (float& weight : weights) weight = static_cast<float>(random.Uniform());
+  return testing::DeviceArray<float>(weights);
+}
+
 }  // namespace expertd::bench

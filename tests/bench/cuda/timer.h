@@ -45,5 +45,7 @@ inline constexpr double kReadBandwidth = 4.72e12, kCopyBandwidth = 4.30e12, kBf1
 
 // `bytes` of random bf16 numbers of about this size: one block of them, repeated.
 testing::DeviceArray<std::byte> RandomBf16(std::int64_t bytes, float scale);
+// One for each slot, from 0 to 1.
+testing::DeviceArray<float> RandomRoutingWeights(std::int64_t slots);
 
 }  // namespace expertd::bench
